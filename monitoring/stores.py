@@ -1,0 +1,170 @@
+"""The SQL store: predictions, truth, deployments, decisions. Every write is an upsert or a compare-and-swap."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Engine, Table, create_engine, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
+
+from monitoring.tables import decisions, deployments, ground_truth, predictions
+
+CHUNK = 500  # rows a statement: SQLite allows 32,766 bound values
+
+
+class StoreError(Exception):
+    """The database cannot be used; the message says why and what to do."""
+
+    for_people = True
+
+
+class LostRace(StoreError):
+    """Another writer took the generation first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Open with `open_store`. Times are aware UTC."""
+
+    engine: Engine
+
+    # ------------------------------------------------------------------------------------------- writes
+
+    def _upsert(self, table: Table, rows: Sequence[Mapping[str, Any]], *, overwrite: bool) -> int:
+        insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
+        keys = [column.name for column in table.primary_key]
+        changed = 0
+        with self.engine.begin() as connection:
+            for start in range(0, len(rows), CHUNK):
+                statement = insert(table).values([dict(row) for row in rows[start : start + CHUNK]])
+                if overwrite:
+                    values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+                    statement = statement.on_conflict_do_update(index_elements=keys, set_=values)
+                else:
+                    statement = statement.on_conflict_do_nothing(index_elements=keys)
+                changed += connection.execute(statement).rowcount
+        return changed
+
+    def upsert_truth(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Labels: image_id, label, labelled_at, said_by, rejected (a reason or None). The last word stays."""
+        given = [{"rejected": None, **row} for row in rows]
+        return self._upsert(ground_truth, given, overwrite=True)
+
+    def upsert_predictions(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Answers, with every column of `predictions`."""
+        return self._upsert(predictions, list(rows), overwrite=True)
+
+    def record_decision(self, row: Mapping[str, Any]) -> bool:
+        """Write a decision once. True when it is new; the first one under a key stays."""
+        return self._upsert(decisions, [row], overwrite=False) == 1
+
+    def add_generation(self, row: Mapping[str, Any]) -> None:
+        """Insert one row of `deployments`.
+
+        Raises:
+            LostRace: the generation is there already.
+        """
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(deployments.insert().values(**row))
+        except IntegrityError as error:
+            raise LostRace(
+                f"generation {row['generation']} was taken by another promotion; look with `classy status` and run it again"
+            ) from error
+
+    # -------------------------------------------------------------------------------------------- reads
+
+    def _rows(self, statement: Any) -> list[dict[str, Any]]:
+        with self.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(statement).mappings()]
+
+    def truth(self, *, as_of: datetime, image_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """Accepted labels known at `as_of`: image_id, label, labelled_at, said_by."""
+        columns = [ground_truth.c[name] for name in ("image_id", "label", "labelled_at", "said_by")]
+        statement = select(*columns).where(ground_truth.c.labelled_at <= as_of, ground_truth.c.rejected.is_(None))
+        rows = self._rows(statement.order_by(ground_truth.c.image_id))
+        frame = pd.DataFrame(rows, columns=[column.name for column in columns])
+        return frame if image_ids is None else frame[frame["image_id"].isin(set(image_ids))].reset_index(drop=True)
+
+    def predictions(self, *, since: datetime, until: datetime, arm: str = "champion") -> pd.DataFrame:
+        """Answers about photos captured in [since, until), oldest first, with every column."""
+        statement = (
+            select(predictions)
+            .where(predictions.c.captured_at >= since, predictions.c.captured_at < until, predictions.c.arm == arm)
+            .order_by(predictions.c.captured_at, predictions.c.prediction_id)
+        )
+        return pd.DataFrame(self._rows(statement), columns=[column.name for column in predictions.columns])
+
+    def current(self) -> dict[str, Any] | None:
+        """The newest generation, or None before the first promotion."""
+        found = self._rows(select(deployments).order_by(deployments.c.generation.desc()).limit(1))
+        return found[0] if found else None
+
+    def generation(self, number: int) -> dict[str, Any] | None:
+        found = self._rows(select(deployments).where(deployments.c.generation == number))
+        return found[0] if found else None
+
+    def deployment_of(self, run_key: str) -> dict[str, Any] | None:
+        """The generation that a promotion or rollback with this run key made, if any."""
+        found = self._rows(select(deployments).where(deployments.c.run_key == run_key))
+        return found[0] if found else None
+
+    def generations(self) -> list[dict[str, Any]]:
+        """All generations, oldest first."""
+        return self._rows(select(deployments).order_by(deployments.c.generation))
+
+    def decision(self, key: str) -> dict[str, Any] | None:
+        found = self._rows(select(decisions).where(decisions.c.decision_key == key))
+        return found[0] if found else None
+
+    def decisions(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Decisions in order of data time, all or of one kind."""
+        statement = select(decisions).order_by(decisions.c.as_of, decisions.c.decision_key)
+        return self._rows(statement if kind is None else statement.where(decisions.c.kind == kind))
+
+    def count_truth(self) -> int:
+        with self.engine.connect() as connection:
+            return int(connection.execute(select(func.count()).select_from(ground_truth)).scalar_one())
+
+
+def open_store(url: str) -> Store:
+    """Open the store; an empty database gets its tables, an older one is refused.
+
+    Raises:
+        StoreError: no such database, not reachable, or its schema is not this version's.
+    """
+    from monitoring.migrations import ensure_schema
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreError(f"CLASSY_DATABASE_URL={url!r} is no SQLAlchemy URL, such as sqlite:////path/classy.db") from error
+    shown = parsed.render_as_string(hide_password=True)
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise StoreError(f"database {shown}: Classy keeps its tables in sqlite or postgresql")
+    engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() == "postgresql")
+    if engine.dialect.name == "sqlite":
+        _tune_sqlite(engine, parsed.database)
+    try:
+        ensure_schema(engine, shown)
+    except OperationalError as error:
+        raise StoreError(f"database {shown}: not reachable: {error.orig}") from error
+    return Store(engine)
+
+
+def _tune_sqlite(engine: Engine, path: str | None) -> None:
+    from pathlib import Path
+
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()

@@ -1,0 +1,101 @@
+"""Classy's own SQL tables, for SQLite and PostgreSQL alike. Changed only by a migration beside this file."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import JSON, Boolean, Column, DateTime, Dialect, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python, naive UTC in the database: SQLite keeps no zone."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; Classy keeps UTC")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+METADATA = MetaData()
+
+predictions = Table(
+    "predictions",
+    METADATA,
+    Column("prediction_id", String(64), primary_key=True),
+    Column("image_id", String(64), nullable=False),
+    Column("source_id", String(128), nullable=False),
+    Column("captured_at", UtcDateTime, nullable=False),
+    Column("predicted_at", UtcDateTime, nullable=False),
+    Column("label", String(128), nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("probabilities", JSON, nullable=False),
+    Column("model_version", String(32), nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("arm", String(16), nullable=False),
+    Column("channel", String(16), nullable=False),
+    Column("service_hash", String(64), nullable=False),
+    Column("defaulted", Boolean, nullable=False),
+    Index("predictions_captured_at", "captured_at"),
+    Index("predictions_image_id", "image_id"),
+)
+"""One answer. `arm`: champion, canary, shadow; `channel`: batch or online; `defaulted`: sender unknown to Feast."""
+
+ground_truth = Table(
+    "ground_truth",
+    METADATA,
+    Column("image_id", String(64), primary_key=True),
+    Column("label", String(128), nullable=False),
+    Column("labelled_at", UtcDateTime, nullable=False),
+    Column("said_by", String(128), nullable=False),
+    Column("rejected", String(64), nullable=True),
+    Index("ground_truth_labelled_at", "labelled_at"),
+)
+"""What somebody said a photo shows, and when. `rejected`: why validation does not take it, or null."""
+
+deployments = Table(
+    "deployments",
+    METADATA,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("champion_version", String(32), nullable=False),
+    Column("champion_run_id", String(64), nullable=False),
+    Column("previous_version", String(32), nullable=True),
+    Column("canary_version", String(32), nullable=True),
+    Column("canary_weight", Float, nullable=False, default=0.0),
+    Column("shadow_version", String(32), nullable=True),
+    Column("kind", String(16), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence_uri", Text, nullable=True),
+    Column("evidence_hash", String(64), nullable=True),
+    Column("run_key", String(128), nullable=False),
+    Column("as_of", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+"""Append-only truth of what is in production: one row a generation, the primary key lets one writer win.
+`kind`: promote or rollback. `as_of` is data time, `created_at` is when it happened."""
+
+decisions = Table(
+    "decisions",
+    METADATA,
+    Column("decision_key", String(128), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("run_key", String(128), nullable=True),
+    Column("evidence_uri", Text, nullable=True),
+    Column("evidence_hash", String(64), nullable=True),
+    Column("actor", String(128), nullable=False),
+    Column("as_of", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("decisions_kind_as_of", "kind", "as_of"),
+)
+"""What was decided and on what. `kind`: monitor (KEEP, WATCH, LABEL, RETRAIN, UNKNOWN), judge (PROMOTE, HOLD,
+INSUFFICIENT DATA) or approval. A RETRAIN and the judge's row that answers it share `run_key`."""

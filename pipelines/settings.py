@@ -1,0 +1,81 @@
+"""Where Classy runs: folders, addresses, device. Read once at the door from `CLASSY_*`, passed by hand.
+
+What it runs is the recipe's (`pipelines/recipe.py`). Only the defaults for one machine live here.
+"""
+
+import getpass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipelines.errors import ClassyError
+
+
+class Settings(BaseSettings):
+    """Every field is an environment variable: `home` is `CLASSY_HOME`, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="CLASSY_", frozen=True, env_ignore_empty=True)
+
+    home: Path = Path("var")
+    """Folder of all state that is not given an address of its own below."""
+    recipe: str = "digits"
+    """Name of a file in `recipes/` (without .toml) or a path to one."""
+    data_root: str = ""
+    """Any fsspec URI: raw records, shards, snapshots, reports. Default: HOME/data."""
+    database_url: str = ""
+    """SQLAlchemy URL of Classy's own tables. Default: SQLite at HOME/classy.db."""
+    mlflow_uri: str = ""
+    """MLflow tracking and registry. Default: SQLite at HOME/mlflow/mlflow.db, no server."""
+    features_root: str = ""
+    """Feast's registry and online store. Default: HOME/features."""
+    model_name: str = "classy"
+    """The registered model: people load `models:/classy@champion`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training runs; `auto` takes CUDA where there is one."""
+    threads: int = Field(default=0, ge=0)
+    """Threads of one training or scoring process; 0 means one for each core."""
+    actor: str = ""
+    """Who acts, for the ledger. Default: the login name."""
+    schedule: str = "@daily"
+    """Schedule of the data DAG; `none` leaves it to a trigger (a replay driven day by day)."""
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
+        home = Path(given.get("home") or "var").expanduser().resolve()
+        fallback = {
+            "data_root": str(home / "data"),
+            "database_url": f"sqlite:///{home / 'classy.db'}",
+            "mlflow_uri": f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
+            "features_root": str(home / "features"),
+            "actor": getpass.getuser(),
+        }
+        return {**given, **{key: given.get(key) or value for key, value in fallback.items()}}
+
+    @property
+    def mlflow_artifacts(self) -> str:
+        """Where a server-less MLflow keeps artifacts; a server keeps its own."""
+        return str(self.home / "mlflow" / "artifacts")
+
+
+def load_settings(**given: object) -> Settings:
+    """Settings from the environment, with `given` on top.
+
+    Raises:
+        ClassyError: a value is not allowed; the message names the variable.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"CLASSY_{'.'.join(str(part) for part in problem['loc']).upper()}={problem['input']!r}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ClassyError("settings: " + "; ".join(lines)) from None
