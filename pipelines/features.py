@@ -1,0 +1,10 @@
+"""What the model is told beside the picture."""
+
+from pipelines.recipe import Recipe
+from serving.pictures import STATS
+
+
+def context_names(recipe: Recipe) -> tuple[str, ...]:
+    """The F names of a context row, in order: 7 STATS, log_photos, label_share, mix_CLASS for each class."""
+    mix = tuple(f"mix_{name}" for name in recipe.taxonomy.classes)
+    return (*STATS, "log_photos", "label_share", *mix)

@@ -1,0 +1,139 @@
+"""What a training reads: the rows of one snapshot, side by side with their images.
+
+A snapshot is a folder with `rows.parquet` and `manifest.json`; images stay in the shards it names.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from training.shards import Rows, ShardError, open_shard
+
+ROWS = "rows.parquet"
+SPLITS = ("train", "val", "golden", "fresh")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The rows of one side, aligned: element i of each field is about the same photo."""
+
+    images: Rows
+    """Indexes like uint8 [N, S, S, 3]; read from disk when asked."""
+    context: NDArray[np.float32]
+    """[N, F], in the order of `SnapshotData.context_names`."""
+    labels: NDArray[np.int64]
+    """[N], positions in `SnapshotData.classes`."""
+    image_ids: NDArray[np.str_]
+    source_ids: NDArray[np.str_]
+    group_ids: NDArray[np.str_]
+    captured_at: NDArray[np.datetime64]
+    """[N], microseconds, UTC."""
+    stats: NDArray[np.float32]
+    """[N, 7], in the order of `SnapshotData.stats_names`."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]]:
+        """Images, context and labels of `size` rows at a time, in order; the last may be smaller."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield self.images[part], self.context[part], self.labels[part]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotData:
+    """An opened snapshot."""
+
+    meta: Mapping[str, Any]
+    """The manifest's own fields: as_of, counts, spec_hash, size, service, service_hash, recipe, …"""
+    table: pa.Table
+    images: Rows
+
+    @property
+    def snapshot_id(self) -> str:
+        return self.meta["snapshot_id"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.meta["classes"])
+
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        return tuple(self.meta["context_names"])
+
+    @property
+    def stats_names(self) -> tuple[str, ...]:
+        return tuple(self.meta["stats_names"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows a split."""
+        return dict(self.meta["counts"])
+
+    def split(self, name: str) -> Split:
+        """The rows of `train`, `val`, `golden` or `fresh`, in the snapshot's order (captured_at, image_id).
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r}: a snapshot has {', '.join(SPLITS)}")
+        where = np.flatnonzero(pc.equal(self.table["split"], name).to_numpy())
+        table = self.table.take(where)
+        stats = [table[column].to_numpy().astype(np.float32) for column in self.stats_names]
+        width = len(self.context_names)
+        return Split(
+            images=self.images.take(where),
+            context=_matrix(table["context"], width),
+            labels=table["label_index"].to_numpy().astype(np.int64),
+            image_ids=_strings(table["image_id"]),
+            source_ids=_strings(table["source_id"]),
+            group_ids=_strings(table["group_id"]),
+            captured_at=table["captured_at"].to_numpy().astype("datetime64[us]"),
+            stats=np.stack(stats, axis=1) if stats else np.empty((len(where), 0), np.float32),
+        )
+
+
+def _strings(column: pa.ChunkedArray) -> NDArray[np.str_]:
+    return np.asarray(column.to_pylist(), dtype=np.str_)
+
+
+def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+    flat = np.asarray(pc.list_flatten(column).to_numpy(), dtype=np.float32)
+    if flat.size != len(column) * width:
+        raise ShardError(f"context: {flat.size} numbers for {len(column)} rows of {width}; make the snapshot again")
+    return flat.reshape(len(column), width)
+
+
+def open_snapshot(folder: Path, shard_folders: Mapping[str, Path]) -> SnapshotData:
+    """Open a snapshot whose files are local.
+
+    Args:
+        folder: with rows.parquet and manifest.json.
+        shard_folders: for each URI in the manifest's `partitions`, where its files lie.
+
+    Raises:
+        ShardError: the folder is no snapshot, or a shard it names is missing or of another size.
+    """
+    try:
+        meta = json.loads((folder / "manifest.json").read_text())
+        table = pq.read_table(folder / ROWS)
+    except FileNotFoundError as error:
+        raise ShardError(f"{folder}: no snapshot there ({error.filename}); make it with `classy snapshot`") from None
+    missing = sorted(set(meta["partitions"]) - set(shard_folders))
+    if missing:
+        raise ShardError(f"{folder}: no folder was given for its shards {', '.join(missing)}")
+    number = {uri: position for position, uri in enumerate(meta["partitions"])}
+    shards = [open_shard(shard_folders[uri]) for uri in meta["partitions"]]
+    shard = np.asarray([number[uri] for uri in table["shard_uri"].to_pylist()], np.int64)
+    images = Rows(shards, shard, table["row"].to_numpy(), int(meta["size"]))
+    return SnapshotData(meta=meta, table=table, images=images)
