@@ -1,7 +1,8 @@
 """What the model is told beside the picture."""
 
-from pipelines.recipe import Recipe
 from serving.pictures import STATS
+
+from pipelines.recipe import Recipe
 
 
 def context_names(recipe: Recipe) -> tuple[str, ...]:
