@@ -1,0 +1,403 @@
+"""Has the world changed? A window of predictions against the champion's own reference, with a known false-alarm rate.
+
+Each column gets a distance: two-sample Kolmogorov-Smirnov for numbers, total variation for the mix of
+predicted classes. How large a distance comes about by chance, at these row counts and for all columns
+together, is found by permutation (Westfall and Young 1993, single-step maxT): window and reference are
+shuffled together, the largest standardised distance over the columns is noted, and a column's adjusted p
+is the share of shuffles that reach its own. So the chance of any false alarm in a window is at most
+`alpha`, whatever the correlations between the columns, and the reference counts as the sample that it is.
+
+What is shuffled follows how photos come about. A sender's photos resemble each other, so where window and
+reference hold different senders, whole senders change sides; where they are the same senders, photos
+change sides within each sender. Without senders, photos are shuffled freely.
+
+Pure: frames in, verdict out; the same input and seed give the same verdict.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Verdict = Literal["DRIFT", "NO DRIFT", "UNKNOWN"]
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+PERMUTATIONS = 999
+MOST_PERMUTATIONS = 19_999
+"""Resolves alpha down to 1e-4; a smaller one is UNKNOWN rather than guessed from a tail."""
+MOST_ROWS = 2_000
+"""Rows of one side that are compared; more are thinned at random, which costs power for tiny changes only."""
+COMPONENTS = 3
+"""Principal components of the embedding that are columns of their own."""
+FEWEST_SENDERS = 8
+"""Whole senders are shuffled only where each side has so many; fewer leave too few arrangements."""
+SHARED = 0.9
+"""From this share of photos by senders on both sides, photos are shuffled within senders."""
+CLASS_MIX = "class_mix"
+CHUNK = 4_000_000  # elements of one block of shuffles × rows: about 50 MB at work
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """One column's part of the verdict. `effect` is a distance from 0 to 1, `p` is adjusted for all columns."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    effect: float | None = None
+    p: float | None = None
+    window_median: float | None = None
+    reference_median: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drift:
+    """The verdict on one window. `shuffled`: what changed sides ("senders", "within senders", "photos")."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    columns: tuple[Column, ...]
+    window_rows: int
+    reference_rows: int
+    permutations: int
+    shuffled: str
+    alpha: float
+    min_effect: float
+
+
+def detect(
+    reference: pd.DataFrame | None,
+    window: pd.DataFrame,
+    *,
+    stats: Sequence[str],
+    min_rows: int,
+    alpha: float,
+    min_effect: float,
+    seed: int,
+) -> Drift:
+    """Compare a window with the reference.
+
+    Args:
+        reference: rows the model had not been fitted on, or None where the model has none. Columns: `stats`,
+            `confidence`, `predicted`, `probabilities` and `embedding` (lists), and `source_id` if there are senders.
+        window: the same columns for the photos in question.
+        stats: names of picture statistics.
+        min_rows: a side with fewer rows is UNKNOWN.
+        alpha: chance of a false alarm in one window, over all columns.
+        min_effect: a smaller distance is not drift, however sure.
+        seed: of the shuffles.
+
+    Returns:
+        DRIFT if a column is both significant and changed enough; UNKNOWN if a column cannot be told and none
+        drifts; a column that never varies is left out and says so. Never "no drift" for want of data.
+    """
+    outcome = _Outcome(len(window), 0 if reference is None else len(reference), alpha, min_effect)
+    unknown = _too_little(reference, window, min_rows, alpha)
+    if unknown or reference is None:
+        return outcome.verdict("UNKNOWN", [unknown])
+    random = np.random.default_rng(seed)
+    window, reference = _thin(window, random), _thin(reference, random)
+    numbers, untold = measured(reference, window, stats, min_rows)
+    classes, absent = _class_codes(reference, window)
+    names = [*numbers] + ([] if classes is None else [CLASS_MIX])
+    if not names:
+        return outcome.judge([*untold, *absent], 0, "nothing")
+    permutations = max(PERMUTATIONS, ceil(2 / alpha) - 1)
+    is_window = np.arange(len(window) + len(reference)) < len(window)
+    sides, shuffled = shuffles(_senders(reference, window), is_window, permutations, random)
+    statistics = distances(numbers, classes, sides)
+    told = [
+        _column(name, effect, p, numbers.get(name), len(window), alpha, min_effect)
+        for name, effect, p in zip(names, statistics[0], max_t(statistics), strict=True)
+    ]
+    return outcome.judge([*told, *untold, *absent], permutations, shuffled)
+
+
+def _too_little(reference: pd.DataFrame | None, window: pd.DataFrame, min_rows: int, alpha: float) -> str:
+    if reference is None:
+        return "the model has no reference"
+    if len(window) < min_rows:
+        return f"the window has {len(window)} rows, fewer than min_rows={min_rows}"
+    if len(reference) < min_rows:
+        return f"the reference has {len(reference)} rows, fewer than min_rows={min_rows}"
+    if ceil(2 / alpha) - 1 > MOST_PERMUTATIONS:
+        return f"alpha={alpha:g} is finer than {MOST_PERMUTATIONS} shuffles can tell; take {2 / MOST_PERMUTATIONS:.1g}"
+    return ""
+
+
+def _thin(frame: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
+    if len(frame) <= MOST_ROWS:
+        return frame.reset_index(drop=True)
+    return frame.iloc[np.sort(random.choice(len(frame), MOST_ROWS, replace=False))].reset_index(drop=True)
+
+
+# ----------------------------------------------------------------------------------------------- columns
+
+
+def measured(
+    reference: pd.DataFrame, window: pd.DataFrame, stats: Sequence[str], min_rows: int
+) -> tuple[dict[str, Floats], list[Column]]:
+    """The numbers that are compared, window rows first, and the columns that cannot be.
+
+    Returns:
+        name → float [window + reference]; and a column with its reason for each that is missing, empty or constant.
+    """
+    found: dict[str, Floats] = {}
+    untold: list[Column] = []
+    for name, derive in {**{stat: stat for stat in (*stats, "confidence")}, "uncertainty": "probabilities"}.items():
+        lacking = _lacking(derive, reference, window)
+        if lacking:
+            untold.append(Column(name=name, verdict="UNKNOWN", reason=lacking))
+            continue
+        pooled = pd.concat([window[derive], reference[derive]], ignore_index=True)
+        found[name] = _entropy(pooled) if derive == "probabilities" else pd.to_numeric(pooled, errors="coerce").to_numpy(float)
+    lacking = _lacking("embedding", reference, window)
+    if lacking:
+        untold.append(Column(name="embedding", verdict="UNKNOWN", reason=lacking))
+    else:
+        scores = components(_matrix(pd.concat([window["embedding"], reference["embedding"]], ignore_index=True)))
+        found |= {f"embedding_{i + 1}": scores[:, i] for i in range(scores.shape[1])}
+    for name in list(found):
+        reason = _cannot_tell(found[name], len(window), min_rows)
+        if reason:
+            del found[name]
+            untold.append(Column(name=name, verdict="UNKNOWN", reason=reason))
+    return found, untold
+
+
+def components(embedding: Floats, count: int = COMPONENTS) -> Floats:
+    """Scores on the first principal components, [N, E] → [N, count]; each axis points to its largest loading.
+
+    Window and reference are decomposed together. Axes fitted on the reference alone follow its noise: its own
+    scores spread wider than new ones of the same world, and unchanged windows would look changed.
+    """
+    complete = np.isfinite(embedding).all(axis=1)
+    scores = np.full((len(embedding), min(count, embedding.shape[1])), np.nan)
+    if complete.sum() < 2:
+        return scores
+    centred = embedding[complete] - embedding[complete].mean(axis=0)
+    _, values, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[: scores.shape[1]]
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    scores[np.ix_(complete, np.arange(len(axes)))] = centred @ axes.T
+    # An axis without variance carries rounding noise only, and noise must not be compared.
+    scores[:, : len(axes)][:, values[: len(axes)] <= 1e-9 * max(float(values[0]), 1e-300)] = 0.0
+    return scores
+
+
+def _lacking(name: str, reference: pd.DataFrame, window: pd.DataFrame) -> str:
+    absent = [side for side, frame in (("window", window), ("reference", reference)) if name not in frame]
+    return f"no column {name!r} in the {' and the '.join(absent)}" if absent else ""
+
+
+def _cannot_tell(values: Floats, window_rows: int, min_rows: int) -> str:
+    finite = np.isfinite(values)
+    for side, part in (("window", finite[:window_rows]), ("reference", finite[window_rows:])):
+        if not part.any():
+            return f"the {side} has no values, all are NaN"
+        if part.sum() < min_rows:
+            return f"the {side} has {part.sum()} values, fewer than min_rows={min_rows}; the rest are NaN"
+    if np.ptp(values[finite]) == 0:
+        return CONSTANT
+    return ""
+
+
+CONSTANT = "the same value in every row of window and reference: nothing to compare"
+
+
+def _matrix(lists: pd.Series) -> Floats:
+    """A column of equally long lists as [N, E]; a row that is missing or of another length becomes NaN."""
+    width = max((len(row) for row in lists if _is_list(row)), default=1)
+    blank = np.full(width, np.nan)
+    return np.array([row if _is_list(row) and len(row) == width else blank for row in lists], dtype=float)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, np.ndarray | list | tuple)
+
+
+def _entropy(probabilities: pd.Series) -> Floats:
+    p = _matrix(probabilities)
+    return -(p * np.log(np.clip(p, 1e-12, None))).sum(axis=1)
+
+
+def _class_codes(reference: pd.DataFrame, window: pd.DataFrame) -> tuple[npt.NDArray[np.intp] | None, list[Column]]:
+    reason = _lacking("predicted", reference, window)
+    if not reason:
+        pooled = pd.concat([window["predicted"], reference["predicted"]], ignore_index=True)
+        codes, names = pd.factorize(pooled, sort=True)
+        if (codes < 0).any():
+            reason = f"{(codes < 0).sum()} rows have no predicted class"
+        elif len(names) < 2:
+            reason = CONSTANT
+        else:
+            return codes, []
+    return None, [Column(name=CLASS_MIX, verdict="UNKNOWN", reason=reason)]
+
+
+# ---------------------------------------------------------------------------------------------- shuffles
+
+
+def _senders(reference: pd.DataFrame, window: pd.DataFrame) -> npt.NDArray[np.intp] | None:
+    if _lacking("source_id", reference, window):
+        return None
+    return pd.factorize(pd.concat([window["source_id"], reference["source_id"]], ignore_index=True))[0]
+
+
+def shuffles(
+    senders: npt.NDArray[np.intp] | None, is_window: Mask, permutations: int, random: np.random.Generator
+) -> tuple[Mask, str]:
+    """Which rows are "window" as it is (row 0) and in each shuffle, bool [permutations + 1, N]; and what was shuffled.
+
+    Args:
+        senders: a number a row, [N]; None where there are no senders.
+        is_window: [N].
+    """
+    if senders is None:
+        return _shuffle_within(np.zeros(len(is_window), dtype=int), is_window, permutations, random), "photos"
+    shared = np.isin(senders, senders[is_window]) & np.isin(senders, senders[~is_window])
+    if min(shared[is_window].mean(), shared[~is_window].mean()) >= SHARED:
+        return _shuffle_within(np.where(shared, senders, -1), is_window, permutations, random), "within senders"
+    if min(len(np.unique(senders[is_window])), len(np.unique(senders[~is_window]))) >= FEWEST_SENDERS:
+        return _shuffle_blocks(senders * 2 + is_window, is_window, permutations, random), "senders"
+    return _shuffle_within(np.where(shared, senders, -1), is_window, permutations, random), "photos"
+
+
+def _shuffle_within(strata: npt.NDArray[Any], is_window: Mask, permutations: int, random: np.random.Generator) -> Mask:
+    sides = np.empty((permutations + 1, len(is_window)), dtype=bool)
+    sides[0] = is_window
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        sides[1:, rows] = random.permuted(np.tile(is_window[rows], (permutations, 1)), axis=1)
+    return sides
+
+
+def _shuffle_blocks(blocks: npt.NDArray[Any], is_window: Mask, permutations: int, random: np.random.Generator) -> Mask:
+    _, codes, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
+    order = random.permuted(np.tile(np.arange(len(sizes)), (permutations, 1)), axis=1)
+    size = sizes[order]
+    before = size.cumsum(axis=1) - size
+    # Blocks fill the window until it has about as many rows as it has; no side is left empty.
+    chosen = before + size / 2 < is_window.sum()
+    chosen[:, 0], chosen[:, -1] = True, False
+    by_block = np.empty_like(chosen)
+    np.put_along_axis(by_block, order, chosen, axis=1)
+    return np.concatenate([is_window[None], by_block[:, codes]])
+
+
+# --------------------------------------------------------------------------------------------- distances
+
+
+def distances(numbers: Mapping[str, Floats], classes: npt.NDArray[np.intp] | None, sides: Mask) -> Floats:
+    """Distance of each column under each shuffle, [permutations + 1, columns]; the class mix comes last."""
+    step = max(1, CHUNK // sides.shape[1])
+    return np.concatenate([_block(numbers, classes, sides[i : i + step]) for i in range(0, len(sides), step)])
+
+
+def _block(numbers: Mapping[str, Floats], classes: npt.NDArray[np.intp] | None, sides: Mask) -> Floats:
+    columns = [_kolmogorov_smirnov(values, sides) for values in numbers.values()]
+    if classes is not None:
+        columns.append(_total_variation(classes, sides))
+    return np.stack(columns, axis=1)
+
+
+def _kolmogorov_smirnov(values: Floats, sides: Mask) -> Floats:
+    finite = np.flatnonzero(np.isfinite(values))
+    order = finite[np.argsort(values[finite], kind="stable")]
+    ranked = values[order]
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    below = np.cumsum(sides[:, order], axis=1, dtype=np.float32)
+    in_window = np.maximum(below[:, -1:], 1)
+    in_reference = np.maximum(len(order) - below[:, -1:], 1)
+    all_below = np.arange(1, len(order) + 1, dtype=np.float32)
+    gap = below[:, last_of_tie] * (1 / in_window + 1 / in_reference) - all_below[last_of_tie] / in_reference
+    return np.abs(gap).max(axis=1).astype(float)
+
+
+def _total_variation(classes: npt.NDArray[np.intp], sides: Mask) -> Floats:
+    one_hot = np.eye(int(classes.max()) + 1, dtype=np.float32)[classes]
+    window = sides.astype(np.float32) @ one_hot
+    reference = one_hot.sum(axis=0) - window
+    share = window / np.maximum(window.sum(axis=1, keepdims=True), 1)
+    expected = reference / np.maximum(reference.sum(axis=1, keepdims=True), 1)
+    return 0.5 * np.abs(share - expected).sum(axis=1).astype(float)
+
+
+def max_t(statistics: Floats) -> Floats:
+    """Westfall-Young single-step adjusted p of row 0 among all rows, [permutations + 1, columns] → [columns]."""
+    spread = statistics.std(axis=0)
+    z = (statistics - statistics.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return (z.max(axis=1)[:, None] >= z[0][None] - 1e-9).mean(axis=0)
+
+
+# ----------------------------------------------------------------------------------------------- verdicts
+
+
+def _column(name: str, effect: float, p: float, values: Floats | None, rows: int, alpha: float, least: float) -> Column:
+    medians = (None, None) if values is None else (float(np.nanmedian(values[:rows])), float(np.nanmedian(values[rows:])))
+    changed = f"distance {effect:.2f}, adjusted p {p:.2g}"
+    if medians[0] is not None:
+        changed += f", median {medians[0]:.3g} against {medians[1]:.3g}"
+    if p > alpha:
+        changed += ": as chance allows"
+    elif effect < least:
+        changed += f": sure, but below min_effect={least:g}"
+    return Column(
+        name=name,
+        verdict="DRIFT" if p <= alpha and effect >= least else "NO DRIFT",
+        reason=changed,
+        effect=float(effect),
+        p=float(p),
+        window_median=medians[0],
+        reference_median=medians[1],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    window_rows: int
+    reference_rows: int
+    alpha: float
+    min_effect: float
+
+    def judge(self, columns: Sequence[Column], permutations: int, shuffled: str) -> Drift:
+        drifted = sorted((c for c in columns if c.verdict == "DRIFT"), key=lambda c: (-(c.effect or 0), c.name))
+        # A column that never varies has nothing to say; one that is not there could have said "drift".
+        missing = [c for c in columns if c.verdict == "UNKNOWN" and c.reason != CONSTANT]
+        reasons = [f"{c.name}: {c.reason}" for c in drifted + missing]
+        tested = [c for c in columns if c.verdict != "UNKNOWN"]
+        if drifted:
+            verdict: Verdict = "DRIFT"
+        elif missing or not tested:
+            verdict = "UNKNOWN"
+            reasons = reasons or ["no column varies"]
+        else:
+            verdict = "NO DRIFT"
+            nearest = min(tested, key=lambda c: (c.p or 0, c.name))
+            reasons = [f"{len(tested)} columns as chance allows or below min_effect; nearest {nearest.name}: {nearest.reason}"]
+        return self.verdict(verdict, reasons, columns, permutations, shuffled)
+
+    def verdict(
+        self,
+        verdict: Verdict,
+        reasons: Sequence[str],
+        columns: Sequence[Column] = (),
+        permutations: int = 0,
+        shuffled: str = "nothing",
+    ) -> Drift:
+        return Drift(
+            verdict=verdict,
+            reasons=tuple(reasons),
+            columns=tuple(columns),
+            window_rows=self.window_rows,
+            reference_rows=self.reference_rows,
+            permutations=permutations,
+            shuffled=shuffled,
+            alpha=self.alpha,
+            min_effect=self.min_effect,
+        )
