@@ -73,7 +73,7 @@ class Store:
                 connection.execute(deployments.insert().values(**row))
         except IntegrityError as error:
             raise LostRace(
-                f"generation {row['generation']} was taken by another promotion; look with `classy status` and run it again"
+                f"generation {row['generation']} was taken by another promotion; see `classy status` and run it again"
             ) from error
 
     # -------------------------------------------------------------------------------------------- reads
@@ -142,7 +142,9 @@ def open_store(url: str) -> Store:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise StoreError(f"CLASSY_DATABASE_URL={url!r} is no SQLAlchemy URL, such as sqlite:////path/classy.db") from error
+        raise StoreError(
+            f"CLASSY_DATABASE_URL={url!r} is no SQLAlchemy URL, such as sqlite:////path/classy.db"
+        ) from error
     shown = parsed.render_as_string(hide_password=True)
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise StoreError(f"database {shown}: Classy keeps its tables in sqlite or postgresql")

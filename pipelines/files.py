@@ -144,7 +144,9 @@ def new_partition(uri: str) -> Iterator[Draft]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ClassyError(f"{uri}: the disk is full; nothing was kept. Free some space and run it again") from error
         if error.errno in (errno.EACCES, errno.EROFS):
-            raise ClassyError(f"{uri}: may not be written: {error.strerror}. Check CLASSY_HOME or CLASSY_DATA_ROOT") from error
+            raise ClassyError(
+                f"{uri}: may not be written: {error.strerror}. Check CLASSY_HOME or CLASSY_DATA_ROOT"
+            ) from error
         raise
 
 

@@ -393,6 +393,11 @@ class Recipe(Section):
         return self
 
     @property
+    def is_replayed(self) -> bool:
+        """True where the source has no times of its own and `replay` gives the calendar."""
+        return not getattr(self.source, "captured_at", "")
+
+    @property
     def drift_from(self) -> date | None:
         """First day of the first scenario: what the monitor should notice."""
         return min((scenario.from_ for scenario in self.scenarios), default=None)
@@ -439,7 +444,9 @@ def load_recipe(name: str) -> Recipe:
         given = tomllib.loads(path.read_text())
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.toml")))
-        raise ClassyError(f"recipe {path}: no such file. Recipes here: {known}; or give a path to a .toml file") from None
+        raise ClassyError(
+            f"recipe {path}: no such file. Recipes here: {known}; or give a path to a .toml file"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ClassyError(f"recipe {path}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:

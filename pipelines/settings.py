@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     """Threads of one training or scoring process; 0 means one for each core."""
     actor: str = ""
     """Who acts, for the ledger. Default: the login name."""
+    training_pool: str = "default_pool"
+    """Airflow pool of the training tasks; give it as many slots as there are GPUs."""
     schedule: str = "@daily"
     """Schedule of the data DAG; `none` leaves it to a trigger (a replay driven day by day)."""
 

@@ -1,0 +1,58 @@
+"""## Score, watch, decide
+
+Wakes when a day's features are ready (asset `classy_features`).
+
+| task | does |
+|---|---|
+| score | the champion over the day's photos, into `predictions` |
+| monitor | drift of pictures, predictions and embeddings against the champion's own reference; accuracy on the labels that have arrived. **Drift report** opens the Evidently page |
+| decide | KEEP, WATCH, LABEL or RETRAIN, with its reason, once a day, into `decisions` |
+| ask | only for RETRAIN: the asset `classy_retrain` wakes training |
+
+Without a champion there is nothing to score and the run ends as skipped.
+"""
+
+from airflow.sdk import Metadata, dag, task
+from wiring import DEFAULTS, FEATURES, RECIPE, RETRAIN, START, as_day, extras, linked, run_step, skip_unless
+
+
+@dag(
+    dag_id="classy_scoring",
+    dag_display_name="Classy: score and monitor",
+    doc_md=__doc__,
+    schedule=[FEATURES],
+    start_date=START,
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    tags=["classy", RECIPE.name, "monitoring"],
+)
+def scoring() -> None:
+    @task
+    def score() -> list[dict]:
+        days = sorted({as_day(extra["day"]) for extra in extras(FEATURES)})
+        receipts = [run_step("score", day=day) for day in days]
+        scored = [receipt for receipt in receipts if receipt["generation"] is not None]
+        skip_unless(bool(scored), "; ".join(receipt["reason"] for receipt in receipts) or "no day to score")
+        return scored
+
+    @task
+    def monitor(scored: list[dict]) -> list[dict]:
+        return [run_step("monitor", day=as_day(receipt["day"])) for receipt in scored]
+
+    @task
+    def decide(monitored: list[dict]) -> list[dict]:
+        return [run_step("decide", day=as_day(receipt["day"])) for receipt in monitored]
+
+    @task(outlets=[RETRAIN])
+    def ask(decided: list[dict]):
+        asked = [receipt for receipt in decided if receipt["action"] == "RETRAIN"]
+        skip_unless(bool(asked), "; ".join(f"{receipt['action']}: {receipt['reason']}" for receipt in decided))
+        for receipt in asked:
+            yield Metadata(RETRAIN, {key: receipt[key] for key in ("run_key", "as_of", "reason")})
+
+    monitored = linked(monitor(linked(score(), run_url="MLflow run")), report_url="Drift report", run_url="MLflow run")
+    ask(decide(monitored))
+
+
+scoring()
