@@ -26,7 +26,7 @@ def draw_timeline(summary: Mapping[str, Any], path: Path) -> None:
     days = summary["days"]
     served = [day for day in days if day["accuracy"] is not None]
     figure, axis = plt.subplots(figsize=(11, 4.6), dpi=120)
-    dates = [date.fromisoformat(day["date"]) for day in served]
+    dates = [mdates.date2num(date.fromisoformat(day["date"])) for day in served]
     _bands(axis, served)
     axis.plot(dates, [day["accuracy"] for day in served], color=INK, linewidth=2, zorder=3)
     for when, day in zip(dates, served, strict=True):
@@ -40,10 +40,10 @@ def draw_timeline(summary: Mapping[str, Any], path: Path) -> None:
     _marks(axis, [(date.fromisoformat(summary[key]), text, colour) for key, text, colour in marks if summary[key]])
     first = date.fromisoformat(days[0]["date"])
     if dates:
-        axis.axvspan(mdates.date2num(first) - 0.5, mdates.date2num(dates[0]) - 0.5, color="#f3f4f6", zorder=0)
-        middle = (mdates.date2num(first) + mdates.date2num(dates[0])) / 2 - 0.5
+        axis.axvspan(mdates.date2num(first) - 0.5, dates[0] - 0.5, color="#f3f4f6", zorder=0)
+        middle = (mdates.date2num(first) + dates[0]) / 2 - 0.5
         axis.text(middle, 0.04, "history", ha="center", color=MUTED, transform=axis.get_xaxis_transform())
-        axis.set_xlim(mdates.date2num(first) - 0.5, mdates.date2num(dates[-1]) + 0.5)
+        axis.set_xlim(mdates.date2num(first) - 0.5, dates[-1] + 0.5)
     axis.set_ylim(0, 1.0)
     axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axis.xaxis.set_major_locator(mdates.AutoDateLocator(maxticks=14))

@@ -119,9 +119,8 @@ def wait_until(client: AirflowClient, check: Any, *, what: str, timeout_s: float
         alive()
         for run in client.runs():
             if run["state"] == "failed":
-                raise ClassyError(
-                    f"{client.failed_task(run)}\n  Mend the cause and run it again; each step runs alone with `classy STEP`."
-                )
+                remedy = "Mend the cause and run it again; each step runs alone with `classy STEP`."
+                raise ClassyError(f"{client.failed_task(run)}\n  {remedy}")
         if time.monotonic() > deadline:
             open_runs = [
                 f"{run['dag_id']} {run['dag_run_id']} {run['state']}"

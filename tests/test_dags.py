@@ -1,0 +1,84 @@
+"""Code: the DAG folder parses fast, alone, and shows what its user needs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.recipe import ROOT
+
+PROBE = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag({folder!r})
+dags = {{
+    dag.dag_id: {{
+        "doc": dag.doc_md or "", "tags": sorted(dag.tags), "params": sorted(dag.params),
+        "tasks": {{t.task_id: {{"retries": t.retries, "pool": t.pool, "timeout": t.execution_timeout is not None,
+                  "links": [l.name for l in t.operator_extra_links],
+                  "outlets": [o.name for o in t.outlets],
+                  "callback": bool(t.on_failure_callback)}} for t in dag.tasks}},
+    }} for dag in bag.dags.values()
+}}
+heavy = sorted({{"torch", "mlflow", "feast", "evidently", "pandas"}} & set(sys.modules))
+print("RESULT " + json.dumps({{"dags": dags, "errors": bag.import_errors, "heavy": heavy}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    home = tmp_path_factory.mktemp("airflow")
+    env = {**os.environ, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+           "PYTHONPATH": os.pathsep.join([str(ROOT / "dags"), str(ROOT)]), "CLASSY_HOME": str(home / "classy"),
+           "CLASSY_TRAINING_POOL": "classy_training"}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(folder=str(ROOT / "dags"))], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.split("RESULT ")[1])
+
+
+def test_the_folder_parses_without_error_and_without_an_ml_import(parsed: dict) -> None:
+    assert parsed["errors"] == {}
+    assert parsed["heavy"] == []
+    assert sorted(parsed["dags"]) == ["classy_data", "classy_rollback", "classy_scoring", "classy_training"]
+
+
+def test_every_dag_explains_itself_and_every_task_retries_in_bounds(parsed: dict) -> None:
+    for name, dag in parsed["dags"].items():
+        assert dag["doc"].startswith("## "), name
+        assert "classy" in dag["tags"], name
+        for task_id, task in dag["tasks"].items():
+            assert task["callback"], task_id
+            # A person may take days to answer; everything else is bounded.
+            assert task["timeout"] or task_id == "approve", task_id
+            assert (task["retries"] > 0) == (name != "classy_rollback"), task_id
+
+
+def test_the_forms_ask_what_the_docs_promise(parsed: dict) -> None:
+    form = {"as_of", "window_days", "candidates", "epochs", "budget_minutes", "approval", "reason"}
+    assert set(parsed["dags"]["classy_training"]["params"]) == form
+    assert set(parsed["dags"]["classy_rollback"]["params"]) == {"to", "reason"}
+
+
+def test_training_uses_its_pool_and_links_lead_to_the_evidence(parsed: dict) -> None:
+    tasks = parsed["dags"]["classy_training"]["tasks"]
+    assert {task["pool"] for task_id, task in tasks.items() if task_id.endswith(".train")} == {"classy_training"}
+    assert tasks["evaluate"]["links"] == ["MLflow run", "Model version"]
+    assert "Drift report" in parsed["dags"]["classy_scoring"]["tasks"]["monitor"]["links"]
+
+
+def test_the_loop_is_closed_by_assets(parsed: dict) -> None:
+    assert parsed["dags"]["classy_data"]["tasks"]["materialize"]["outlets"] == ["classy_features"]
+    assert parsed["dags"]["classy_scoring"]["tasks"]["ask"]["outlets"] == ["classy_retrain"]
+
+
+def test_no_step_is_imported_by_the_wiring() -> None:
+    from pipelines.steps import STEPS
+
+    for file in Path(ROOT / "dags").glob("*.py"):
+        text = file.read_text()
+        assert not any(f"from pipelines.{step} " in text or f"import pipelines.{step}" in text for step in STEPS), file
