@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
@@ -154,12 +154,13 @@ def _ahead(read: Callable[[tuple[str, str]], Fetched], places: Iterable[tuple[st
 
 def _read(uri: str, max_bytes: int, field: str) -> tuple[bytes | None, str | None]:
     fs, path = filesystem(uri, field)
+    failures: tuple[type[Exception], ...] = (*_network_errors(uri), OSError, ValueError)
     try:
         with fs.open(path, "rb") as file:
             data = file.read(max_bytes + 1)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None, f"missing: {shown(uri)} is not there"
-    except (*_network_errors(uri), OSError, ValueError, TimeoutError) as error:
+    except failures as error:
         return None, f"unreadable: {shown(uri)}: {type(error).__name__}: {str(error).replace(uri, shown(uri))[:200]}"
     if len(data) > max_bytes:
         return None, f"too_many_bytes: {shown(uri)} has more than {max_bytes:,} bytes"
@@ -186,7 +187,7 @@ def rows_of(**columns: object) -> pd.DataFrame:
     `image_id`, `source_id`, `origin` and `place` must be given.
     """
     frame = pd.DataFrame(columns)
-    defaults: dict[str, object] = {"group_id": frame["image_id"], "label": None, "captured_at": pd.NaT}
+    defaults: dict[str, Any] = {"group_id": frame["image_id"], "label": None, "captured_at": pd.NaT}
     defaults["labelled_at"] = pd.NaT
     for name, value in defaults.items():
         if name not in frame:
@@ -194,4 +195,5 @@ def rows_of(**columns: object) -> pd.DataFrame:
     for name in ("captured_at", "labelled_at"):
         frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
     frame["label"] = frame["label"].astype(object).where(frame["label"].notna(), None)
+    frame["labelled_at"] = frame["labelled_at"].where(frame["label"].notna())
     return frame[list(COLUMNS)]

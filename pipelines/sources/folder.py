@@ -9,8 +9,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ClassyError
 from pipelines.recipe import FolderSource
-from pipelines.sources.base import Fetched, empty_rows, expand, fetch, filesystem, identify, number_repeats
-from pipelines.sources.base import rows_of, shown
+from pipelines.sources.base import (
+    Fetched,
+    empty_rows,
+    expand,
+    fetch,
+    filesystem,
+    identify,
+    number_repeats,
+    rows_of,
+    shown,
+)
 
 
 class Folder:

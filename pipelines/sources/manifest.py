@@ -2,14 +2,23 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from pipelines.errors import ClassyError
 from pipelines.recipe import ManifestSource, SqlSource
-from pipelines.sources.base import Fetched, empty_rows, expand, fetch, filesystem, identify, number_repeats
-from pipelines.sources.base import rows_of, shown
+from pipelines.sources.base import (
+    Fetched,
+    empty_rows,
+    expand,
+    fetch,
+    filesystem,
+    identify,
+    number_repeats,
+    rows_of,
+    shown,
+)
 
 _ENDINGS = ".csv, .tsv, .parquet, .jsonl or .ndjson (.csv, .tsv and JSON lines also with .gz)"
 
@@ -35,7 +44,9 @@ class Manifest:
 
     def rows(self) -> pd.DataFrame:
         frame = _read_table(self._path)
-        return rows_from_table(frame, self._source, base=self._base, suffix=self._source.suffix, table=shown(self._path))
+        return rows_from_table(
+            frame, self._source, base=self._base, suffix=self._source.suffix, table=shown(self._path)
+        )
 
     def read(self, rows: pd.DataFrame) -> Iterator[Fetched]:
         places = zip(rows["image_id"], rows["place"], strict=True)
@@ -51,7 +62,7 @@ def _unreadable(path: str, error: Exception) -> ClassyError:
 def _read_table(path: str) -> pd.DataFrame:
     fs, inner = filesystem(path, "source.path")
     name = inner.lower()
-    compression = "gzip" if name.endswith(".gz") else None
+    compression: Literal["gzip"] | None = "gzip" if name.endswith(".gz") else None
     name = name.removesuffix(".gz")
     try:
         with fs.open(inner, "rb") as file:

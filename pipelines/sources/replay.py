@@ -16,7 +16,7 @@ _DAY_US = 86_400_000_000
 
 
 def replayed(rows: pd.DataFrame, replay: Replay) -> pd.DataFrame:
-    """Rows with `captured_at` and `labelled_at`, by time. Records without a label get no label time.
+    """Rows with `captured_at` and `labelled_at`, by time. A label that never comes has no time.
 
     Every day of `replay.days` gets the same number of records, or one more.
     """
@@ -32,5 +32,4 @@ def replayed(rows: pd.DataFrame, replay: Replay) -> pd.DataFrame:
     labelled = pd.Series(captured + pd.to_timedelta(delay_us, unit="us"))
     ordered["captured_at"] = pd.Series(captured).astype("datetime64[us, UTC]")
     ordered["labelled_at"] = labelled.where(ordered["label"].notna() & told).astype("datetime64[us, UTC]")
-    ordered["label"] = ordered["label"].where(ordered["labelled_at"].notna(), None)
     return ordered.sort_values(["captured_at", "image_id"], ignore_index=True)

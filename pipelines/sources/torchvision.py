@@ -65,7 +65,9 @@ class Torchvision:
         given: dict[str, Any] = {k: v for k, v in (("root", self._root),) if k in takes}
         if source.download:
             if "download" not in takes:
-                raise ClassyError(f"source.download = true: torchvision cannot download {name}; put it into source.root")
+                raise ClassyError(
+                    f"source.download = true: torchvision cannot download {name}; put it into source.root"
+                )
             given["download"] = True
         try:
             return make(**given, **source.options)
