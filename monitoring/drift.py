@@ -39,17 +39,22 @@ FEWEST_SENDERS = 8
 SHARED = 0.9
 """From this share of photos by senders on both sides, photos are shuffled within senders."""
 CLASS_MIX = "class_mix"
+ROUNDING = 1e-6
 CHUNK = 4_000_000  # elements of one block of shuffles × rows: about 50 MB at work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """One column's part of the verdict. `effect` is a distance from 0 to 1, `p` is adjusted for all columns."""
+    """One column's part of the verdict: `effect` is a distance from 0 to 1, `p` is adjusted for all columns.
+
+    `limit` is where drift begins: the distance that chance reaches in a share alpha of windows, or min_effect.
+    """
 
     name: str
     verdict: Verdict
     reason: str
     effect: float | None = None
+    limit: float | None = None
     p: float | None = None
     window_median: float | None = None
     reference_median: float | None = None
@@ -100,8 +105,7 @@ def detect(
     unknown = _too_little(reference, window, min_rows, alpha)
     if unknown or reference is None:
         return outcome.verdict("UNKNOWN", [unknown])
-    random = np.random.default_rng(seed)
-    window, reference = _thin(window, random), _thin(reference, random)
+    window, reference = thin(window, seed), thin(reference, seed)
     numbers, untold = measured(reference, window, stats, min_rows)
     classes, absent = _class_codes(reference, window)
     names = [*numbers] + ([] if classes is None else [CLASS_MIX])
@@ -109,11 +113,13 @@ def detect(
         return outcome.judge([*untold, *absent], 0, "nothing")
     permutations = max(PERMUTATIONS, ceil(2 / alpha) - 1)
     is_window = np.arange(len(window) + len(reference)) < len(window)
+    random = np.random.default_rng(seed)
     sides, shuffled = shuffles(_senders(reference, window), is_window, permutations, random)
     statistics = distances(numbers, classes, sides)
+    adjusted, critical = max_t(statistics, alpha)
     told = [
-        _column(name, effect, p, numbers.get(name), len(window), alpha, min_effect)
-        for name, effect, p in zip(names, statistics[0], max_t(statistics), strict=True)
+        _column(name, statistics[0, i], adjusted[i], critical[i], numbers.get(name), len(window), outcome)
+        for i, name in enumerate(names)
     ]
     return outcome.judge([*told, *untold, *absent], permutations, shuffled)
 
@@ -130,10 +136,24 @@ def _too_little(reference: pd.DataFrame | None, window: pd.DataFrame, min_rows: 
     return ""
 
 
-def _thin(frame: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
+def compared(
+    reference: pd.DataFrame, window: pd.DataFrame, *, stats: Sequence[str], min_rows: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows and columns that `detect` compares, named as in its verdict: reference and window, to draw them."""
+    window, reference = thin(window, seed), thin(reference, seed)
+    numbers, _ = measured(reference, window, stats, min_rows)
+    pooled = pd.DataFrame(numbers, index=range(len(window) + len(reference)))
+    if _class_codes(reference, window)[0] is not None:
+        pooled[CLASS_MIX] = [*window["predicted"].astype(str), *reference["predicted"].astype(str)]
+    return pooled[len(window) :].reset_index(drop=True), pooled[: len(window)]
+
+
+def thin(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """At most MOST_ROWS rows, drawn at random and in their order; the same ones for the same seed."""
     if len(frame) <= MOST_ROWS:
         return frame.reset_index(drop=True)
-    return frame.iloc[np.sort(random.choice(len(frame), MOST_ROWS, replace=False))].reset_index(drop=True)
+    kept = np.random.default_rng(seed).choice(len(frame), MOST_ROWS, replace=False)
+    return frame.iloc[np.sort(kept)].reset_index(drop=True)
 
 
 # ----------------------------------------------------------------------------------------------- columns
@@ -155,7 +175,9 @@ def measured(
             untold.append(Column(name=name, verdict="UNKNOWN", reason=lacking))
             continue
         pooled = pd.concat([window[derive], reference[derive]], ignore_index=True)
-        found[name] = _entropy(pooled) if derive == "probabilities" else pd.to_numeric(pooled, errors="coerce").to_numpy(float)
+        found[name] = (
+            _entropy(pooled) if derive == "probabilities" else pd.to_numeric(pooled, errors="coerce").to_numpy(float)
+        )
     lacking = _lacking("embedding", reference, window)
     if lacking:
         untold.append(Column(name="embedding", verdict="UNKNOWN", reason=lacking))
@@ -303,7 +325,8 @@ def _block(numbers: Mapping[str, Floats], classes: npt.NDArray[np.intp] | None, 
     columns = [_kolmogorov_smirnov(values, sides) for values in numbers.values()]
     if classes is not None:
         columns.append(_total_variation(classes, sides))
-    return np.stack(columns, axis=1)
+    # Rounded, so that ties between shuffles are ties and whoever recomputes a distance finds the same one.
+    return np.stack(columns, axis=1).round(6)
 
 
 def _kolmogorov_smirnov(values: Floats, sides: Mask) -> Floats:
@@ -328,30 +351,42 @@ def _total_variation(classes: npt.NDArray[np.intp], sides: Mask) -> Floats:
     return 0.5 * np.abs(share - expected).sum(axis=1).astype(float)
 
 
-def max_t(statistics: Floats) -> Floats:
-    """Westfall-Young single-step adjusted p of row 0 among all rows, [permutations + 1, columns] → [columns]."""
-    spread = statistics.std(axis=0)
-    z = (statistics - statistics.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return (z.max(axis=1)[:, None] >= z[0][None] - 1e-9).mean(axis=0)
+def max_t(statistics: Floats, alpha: float) -> tuple[Floats, Floats]:
+    """Westfall-Young, single step, of row 0 among the shuffles: [permutations + 1, columns] → [columns] twice.
+
+    Returns:
+        the adjusted p of each column, and the distance above which that p is at most `alpha`.
+    """
+    mean, spread = statistics.mean(axis=0), statistics.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    z = (statistics - mean) / scale
+    highest = z[1:].max(axis=1)
+    adjusted = (1 + (highest[:, None] >= z[0][None] - 1e-9).sum(axis=0)) / len(z)
+    allowed = max(1, int(alpha * len(z) + 1e-9))
+    return adjusted, mean + scale * np.sort(highest)[-allowed]
 
 
 # ----------------------------------------------------------------------------------------------- verdicts
 
 
-def _column(name: str, effect: float, p: float, values: Floats | None, rows: int, alpha: float, least: float) -> Column:
-    medians = (None, None) if values is None else (float(np.nanmedian(values[:rows])), float(np.nanmedian(values[rows:])))
-    changed = f"distance {effect:.2f}, adjusted p {p:.2g}"
-    if medians[0] is not None:
-        changed += f", median {medians[0]:.3g} against {medians[1]:.3g}"
-    if p > alpha:
-        changed += ": as chance allows"
-    elif effect < least:
-        changed += f": sure, but below min_effect={least:g}"
+def _column(
+    name: str, effect: float, p: float, critical: float, values: Floats | None, rows: int, asked: "_Outcome"
+) -> Column:
+    said = f"distance {effect:.2f}, adjusted p {p:.2g}"
+    medians: tuple[float | None, float | None] = (None, None)
+    if values is not None:
+        medians = float(np.nanmedian(values[:rows])), float(np.nanmedian(values[rows:]))
+        said += f", median {medians[0]:.3g} (reference {medians[1]:.3g})"
+    if p > asked.alpha:
+        said += "; chance alone goes that far"
+    elif effect < asked.min_effect:
+        said += f"; sure, but below min_effect={asked.min_effect:g}"
     return Column(
         name=name,
-        verdict="DRIFT" if p <= alpha and effect >= least else "NO DRIFT",
-        reason=changed,
+        verdict="DRIFT" if p <= asked.alpha and effect >= asked.min_effect else "NO DRIFT",
+        reason=said,
         effect=float(effect),
+        limit=float(max(critical, asked.min_effect - ROUNDING)),
         p=float(p),
         window_median=medians[0],
         reference_median=medians[1],
@@ -379,7 +414,7 @@ class _Outcome:
         else:
             verdict = "NO DRIFT"
             nearest = min(tested, key=lambda c: (c.p or 0, c.name))
-            reasons = [f"{len(tested)} columns as chance allows or below min_effect; nearest {nearest.name}: {nearest.reason}"]
+            reasons = [f"none of {len(tested)} columns changed; nearest is {nearest.name}: {nearest.reason}"]
         return self.verdict(verdict, reasons, columns, permutations, shuffled)
 
     def verdict(

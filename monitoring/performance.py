@@ -56,9 +56,7 @@ def share(correct: int, rows: int) -> Share:
     if rows == 0:
         return Share(rows=0, correct=0, value=None, low=None, high=None)
     interval = binomtest(correct, rows).proportion_ci(0.95, method="wilson")
-    return Share(
-        rows=rows, correct=correct, value=correct / rows, low=float(interval.low), high=float(interval.high)
-    )
+    return Share(rows=rows, correct=correct, value=correct / rows, low=float(interval.low), high=float(interval.high))
 
 
 def measure(predictions: pd.DataFrame, truth: pd.DataFrame, classes: Sequence[str]) -> Performance:
