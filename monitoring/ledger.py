@@ -1,0 +1,148 @@
+"""What the next row of `deployments` says. Pure: the caller writes it, and the primary key lets one writer win."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+class LedgerError(Exception):
+    """This change cannot be made; the message says why and what can."""
+
+    for_people = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """Who changes production, why, and when. Times are aware UTC."""
+
+    actor: str
+    reason: str
+    run_key: str
+    as_of: datetime
+    """Data time."""
+    created_at: datetime
+    """Wall clock."""
+
+
+def promotion(
+    current: Row | None,
+    change: Change,
+    *,
+    version: str,
+    run_id: str,
+    evidence_uri: str | None,
+    evidence_hash: str | None,
+) -> dict[str, Any]:
+    """The generation in which a contender becomes the champion."""
+    return _next(current, change, "promote", version, run_id, evidence_uri, evidence_hash)
+
+
+def rollback(current: Row, change: Change, *, target: Row) -> dict[str, Any]:
+    """The generation in which `target`'s model, with the evidence that once brought it, serves again."""
+    return _next(
+        current,
+        change,
+        "rollback",
+        target["champion_version"],
+        target["champion_run_id"],
+        target["evidence_uri"],
+        target["evidence_hash"],
+    )
+
+
+def _next(
+    current: Row | None,
+    change: Change,
+    kind: str,
+    version: str,
+    run_id: str,
+    evidence_uri: str | None,
+    evidence_hash: str | None,
+) -> dict[str, Any]:
+    return {
+        "generation": current["generation"] + 1 if current else 1,
+        "champion_version": version,
+        "champion_run_id": run_id,
+        "previous_version": current["champion_version"] if current else None,
+        # A canary or shadow was set up beside the old champion; it does not outlive it.
+        "canary_version": None,
+        "canary_weight": 0.0,
+        "shadow_version": None,
+        "kind": kind,
+        "actor": change.actor,
+        "reason": change.reason,
+        "evidence_uri": evidence_uri,
+        "evidence_hash": evidence_hash,
+        "run_key": change.run_key,
+        "as_of": change.as_of,
+        "created_at": change.created_at,
+    }
+
+
+def rollback_target(generations: Sequence[Row], to: int | None) -> Row:
+    """The generation whose model a rollback puts back.
+
+    Without a number it is the one before the current model was promoted. A second rollback therefore goes
+    further back; it never brings back the model that the first one took out.
+
+    Args:
+        generations: all rows, oldest first.
+        to: a generation, or None.
+
+    Raises:
+        LedgerError: nothing is in production, nothing came before, or there is no such generation.
+    """
+    if not generations:
+        raise LedgerError(
+            "nothing to roll back: nothing is in production yet; `classy promote` makes the first generation"
+        )
+    by_number = {row["generation"]: row for row in generations}
+    current = generations[-1]
+    if to is not None:
+        if to not in by_number:
+            raise LedgerError(
+                f"rollback to generation {to}: there is none; there are {_list(by_number)} (`classy history`)"
+            )
+        return by_number[to]
+    promoted = _promoted(generations, current["champion_version"])
+    before = by_number.get(promoted["generation"] - 1)
+    if before is None:
+        choice = f"; name one with --to: {_list(by_number)}" if len(by_number) > 1 else ""
+        raise LedgerError(
+            f"nothing to roll back to: generation {current['generation']} serves version "
+            f"{current['champion_version']}, and none was in production before it{choice}"
+        )
+    return before
+
+
+def _promoted(generations: Sequence[Row], version: str) -> Row:
+    """The promotion that first brought this version."""
+    return next(row for row in generations if row["champion_version"] == version)
+
+
+def _list(by_number: Mapping[int, Row]) -> str:
+    return ", ".join(f"{number} (version {row['champion_version']})" for number, row in sorted(by_number.items())[-10:])
+
+
+def served_at(generations: Sequence[Row], at: datetime, *, clock: str) -> Row | None:
+    """The generation in production at `at`; None before the first.
+
+    A generation cannot start before the one that it replaced: a promotion on older data than the last
+    one's counts from the last one's time on.
+
+    Args:
+        generations: all rows, oldest first.
+        at: aware time.
+        clock: `as_of` for data time, `created_at` for the wall clock.
+    """
+    serving = None
+    start = None
+    for row in generations:
+        start = row[clock] if start is None else max(start, row[clock])
+        if start > at:
+            break
+        serving = row
+    return serving
