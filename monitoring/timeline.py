@@ -52,7 +52,7 @@ def draw_timeline(summary: Mapping[str, Any], path: Path) -> None:
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.set_ylabel("accuracy on the day's photos")
     verdict = "the loop closed" if summary["closed"] else "not closed: " + ", ".join(summary["missing"])
-    axis.set_title(f"{summary['recipe']}: {verdict}", loc="left", pad=46, fontweight="bold", color=INK)
+    axis.set_title(f"{summary['recipe']}: {verdict}", loc="left", pad=62, fontweight="bold", color=INK)
     for label, colour in DRIFT.items():
         axis.scatter([], [], color=colour, s=58, label=label.lower())
     axis.legend(loc="lower left", bbox_to_anchor=(0.0, -0.24), ncols=3, frameon=False, title=None)
@@ -75,7 +75,7 @@ def _marks(axis: Any, marks: list[tuple[date, str, str]]) -> None:
     """Vertical lines with labels above the plot, stacked where they come close."""
     last, level = None, 0
     for when, text, colour in sorted(marks, key=lambda mark: mark[0]):
-        level = (level + 1) % 3 if last is not None and (when - last).days < 4 else 0
+        level = level + 1 if last is not None and (when - last).days < 4 else 0
         axis.axvline(mdates.date2num(when), color=colour, linestyle=":", linewidth=1.2, zorder=2)
         axis.annotate(
             f"{text} {when:%d %b}", (mdates.date2num(when), 1.0), xytext=(3, 6 + 13 * level),
