@@ -1,0 +1,310 @@
+"""Watch one day: drift against the champion's own reference, and accuracy on the labels that have arrived.
+
+classy monitor --day 2026-03-07
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Metric
+
+from monitoring import drift, performance, reports
+from monitoring.stores import Store, open_store
+from pipelines import files, tracking
+from pipelines.evidence import EVIDENCE, REPORT, days_before, end_of, monitor_root, read_evidence, scores_root
+from pipelines.recipe import Recipe
+from pipelines.settings import Settings
+from serving.pictures import STATS
+
+PREDICTIONS = "predictions.parquet"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Monitored:
+    """What the day looked like. `accuracy` is on `accuracy_rows` labelled photos of the last truth_days."""
+
+    day: str
+    verdict: str
+    reasons: list[str]
+    accuracy: float | None
+    accuracy_rows: int
+    reference_accuracy: float | None
+    evidence_uri: str
+    report_uri: str
+    report_url: str
+    run_url: str | None
+    columns: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Champion:
+    """Whose predictions are watched. Photos from before `as_of` were there to train on and prove nothing."""
+
+    version: str
+    generation: int
+    run_id: str
+    as_of: datetime
+
+
+def run(settings: Settings, recipe: Recipe, *, day: date) -> Monitored:
+    """Judge `day`'s window and write `monitor/date=D`; log it to the champion's MLflow run.
+
+    The window holds only photos that this champion scored. A day that was watched under an earlier champion
+    keeps its evidence.
+
+    Raises:
+        ClassyError: MLflow does not answer, or the champion's package cannot be fetched.
+    """
+    store = open_store(settings.database_url)
+    deployed = store.current()
+    evidence = read_evidence(settings, day)
+    if evidence is None or not _settled(evidence, deployed):
+        champion = None if deployed is None else _champion(settings, deployed)
+        evidence = _watch(settings, recipe, store, champion, day, evidence)
+    if evidence["champion"] is not None:
+        _log(settings, evidence, day)
+    return _receipt(settings, evidence, day)
+
+
+def _settled(evidence: dict[str, Any], deployed: dict[str, Any] | None) -> bool:
+    """A day that was watched under another champion is history."""
+    watched = evidence["champion"]
+    return watched is not None and deployed is not None and watched["generation"] != deployed["generation"]
+
+
+def _champion(settings: Settings, deployed: dict[str, Any]) -> Champion:
+    card = json.loads((tracking.fetch_package(settings, deployed["champion_run_id"]) / "card.json").read_text())
+    return Champion(
+        version=deployed["champion_version"],
+        generation=deployed["generation"],
+        run_id=deployed["champion_run_id"],
+        as_of=datetime.fromisoformat(card["as_of"]),
+    )
+
+
+def _watch(
+    settings: Settings,
+    recipe: Recipe,
+    store: Store,
+    champion: Champion | None,
+    day: date,
+    known: dict[str, Any] | None,
+) -> dict[str, Any]:
+    rules, seed = recipe.monitoring, day.toordinal()
+    reference = None if champion is None else pd.read_parquet(tracking.fetch_reference(settings, champion.run_id))
+    window = _window(settings, champion, day, rules.window_days)
+    found = drift.detect(
+        reference,
+        window,
+        stats=STATS,
+        min_rows=rules.min_rows,
+        alpha=rules.alpha,
+        min_effect=rules.min_effect,
+        seed=seed,
+    )
+    if champion is None:
+        found = replace(found, reasons=("there is no champion yet",))
+    since = _drift_since(settings, champion, day) if found.verdict == "DRIFT" else None
+    evidence = {
+        "schema": SCHEMA,
+        "day": str(day),
+        "as_of": end_of(day).isoformat(),
+        "recipe": recipe.digest(),
+        "verdict": found.verdict,
+        "champion": None if champion is None else {**asdict(champion), "as_of": champion.as_of.isoformat()},
+        "drift": asdict(found),
+        "drift_since": None if since is None else str(since),
+        **_accuracies(recipe, store, champion, reference, day, since),
+    }
+    evidence = json.loads(json.dumps(evidence, allow_nan=False))
+    if evidence != known:
+        pair: tuple[pd.DataFrame | None, pd.DataFrame | None] = None, None
+        if reference is not None and found.columns:
+            pair = drift.compared(reference, window, stats=STATS, min_rows=rules.min_rows, seed=seed)
+        title = f"{recipe.name}, {day}"
+        page = reports.render(found, title=title, facts=_facts(evidence), reference=pair[0], window=pair[1])
+        with files.new_partition(monitor_root(settings, day)) as draft:
+            (draft.folder / EVIDENCE).write_text(json.dumps(evidence, indent=1, allow_nan=False))
+            (draft.folder / REPORT).write_text(page)
+            draft.meta = {"day": str(day), "verdict": found.verdict}
+    return evidence
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def _window(settings: Settings, champion: Champion | None, day: date, days: int) -> pd.DataFrame:
+    """The champion's scored photos of the last `days` days, each once, with `predicted` for its answer."""
+    parts = []
+    for back in range(days if champion else 0):
+        root = scores_root(settings, day - timedelta(days=back))
+        for name in files.list_partitions(root):
+            uri = files.join(root, name)
+            manifest = files.need_manifest(uri, "score")
+            if champion and manifest["version"] == champion.version:
+                folder = files.local(uri, settings.home / "cache" / "partitions")
+                parts.append(pd.read_parquet(folder / PREDICTIONS))
+    if not parts or champion is None:
+        return pd.DataFrame()
+    rows = pd.concat(parts, ignore_index=True).drop_duplicates("image_id", keep="last")
+    rows = rows[rows["captured_at"] >= champion.as_of]
+    return rows.sort_values(["captured_at", "image_id"], ignore_index=True).rename(columns={"label": "predicted"})
+
+
+def _drift_since(settings: Settings, champion: Champion | None, day: date) -> date:
+    """First day of the run of DRIFT under this champion that ends with `day`; an UNKNOWN day does not end it."""
+    since = day
+    for earlier in days_before(settings, day):
+        evidence = read_evidence(settings, earlier)
+        watched = evidence and evidence["champion"]
+        if not evidence or not watched or not champion or watched["version"] != champion.version:
+            break
+        if evidence["verdict"] == "NO DRIFT":
+            break
+        if evidence["verdict"] == "DRIFT":
+            since = earlier
+    return since
+
+
+def _accuracies(
+    recipe: Recipe,
+    store: Store,
+    champion: Champion | None,
+    reference: pd.DataFrame | None,
+    day: date,
+    since: date | None,
+) -> dict[str, Any]:
+    """Accuracy of the last truth_days and since the drift began, both against the reference."""
+    classes = recipe.taxonomy.classes
+    until = end_of(day)
+    truth = store.truth(as_of=until)
+    held_out = _reference_accuracy(reference)
+    measure = partial(_accuracy, store, champion, truth, classes, held_out, until)
+    lately = measure(until - timedelta(days=recipe.monitoring.truth_days))
+    began = None if since is None else end_of(since) - timedelta(days=1)
+    fresh = 0
+    if began is not None:
+        photos = store.predictions(since=began, until=until)["image_id"]
+        fresh = int((truth["image_id"].isin(set(photos)) & truth["label"].isin(list(classes))).sum())
+    return {
+        "reference_accuracy": asdict(held_out),
+        "lately": lately,
+        "since_drift": None if began is None else measure(began),
+        "fresh_labels": fresh,
+    }
+
+
+def _reference_accuracy(reference: pd.DataFrame | None) -> performance.Share:
+    if reference is None:
+        return performance.share(0, 0)
+    known = reference[reference["label"].notna()]
+    return performance.share(int((known["label"] == known["predicted"]).sum()), len(known))
+
+
+def _accuracy(
+    store: Store,
+    champion: Champion | None,
+    truth: pd.DataFrame,
+    classes: Sequence[str],
+    held_out: performance.Share,
+    until: datetime,
+    since: datetime,
+) -> dict[str, Any]:
+    if champion is None:
+        found = performance.measure(pd.DataFrame(columns=["image_id", "label", "predicted_at"]), truth, classes)
+    else:
+        answers = store.predictions(since=max(since, champion.as_of), until=until)
+        found = performance.measure(answers[answers["model_version"] == champion.version], truth, classes)
+    loss = performance.compare(held_out, found.accuracy)
+    return {"since": since.isoformat(), "performance": asdict(found), "loss": asdict(loss)}
+
+
+# ------------------------------------------------------------------------------------------------- saying
+
+
+def _facts(evidence: dict[str, Any]) -> list[tuple[str, str]]:
+    champion, lately = evidence["champion"], evidence["lately"]
+    who = "none" if champion is None else f"version {champion['version']}, generation {champion['generation']}"
+    measured = lately["performance"]
+    facts = [
+        ("Champion", who),
+        ("Accuracy", f"{_share(measured['accuracy'])}, of {measured['photos']} photos since {lately['since'][:10]}"),
+        ("Reference accuracy", _share(evidence["reference_accuracy"])),
+        ("Loss", _loss(lately["loss"])),
+    ]
+    if evidence["since_drift"] is not None:
+        drifted = evidence["since_drift"]
+        facts += [
+            ("Drift since", evidence["drift_since"]),
+            ("Accuracy since then", _share(drifted["performance"]["accuracy"])),
+            ("Loss since then", _loss(drifted["loss"])),
+            ("Labels since then", str(evidence["fresh_labels"])),
+        ]
+    return facts
+
+
+def _share(share: dict[str, Any]) -> str:
+    if share["value"] is None:
+        return "not known: no labelled photos"
+    return f"{share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}] on {share['rows']} labelled photos"
+
+
+def _loss(loss: dict[str, Any]) -> str:
+    if loss["loss"] is None:
+        return "not known"
+    return f"{100 * loss['loss']:+.1f} points, p {loss['p']:.2g}{', significant' if loss['significant'] else ''}"
+
+
+def _log(settings: Settings, evidence: dict[str, Any], day: date) -> None:
+    """Metrics and files onto the champion's run. Same step, same time, same value: a second time adds nothing."""
+    client = tracking.connect(settings)
+    run_id = evidence["champion"]["run_id"]
+    at = int(end_of(day).timestamp() * 1000)
+    metrics = [Metric(name, value, at, day.toordinal()) for name, value in _metrics(evidence).items()]
+    client.log_batch(run_id, metrics=metrics)
+    folder = files.local(monitor_root(settings, day), settings.home / "cache" / "partitions")
+    for name in (REPORT, EVIDENCE):
+        client.log_artifact(run_id, str(folder / name), f"monitor/date={day}")
+
+
+def _metrics(evidence: dict[str, Any]) -> dict[str, float]:
+    columns = {c["name"]: c["effect"] for c in evidence["drift"]["columns"] if c["effect"] is not None}
+    metrics = {f"monitor_distance.{name}": effect for name, effect in columns.items()}
+    metrics["monitor_rows"] = float(evidence["drift"]["window_rows"])
+    if evidence["verdict"] != "UNKNOWN":
+        metrics["monitor_drift"] = float(evidence["verdict"] == "DRIFT")
+    accuracy = evidence["lately"]["performance"]["accuracy"]
+    if accuracy["value"] is not None:
+        metrics["monitor_accuracy"] = accuracy["value"]
+    return metrics
+
+
+def _receipt(settings: Settings, evidence: dict[str, Any], day: date) -> Monitored:
+    root = monitor_root(settings, day)
+    accuracy = evidence["lately"]["performance"]["accuracy"]
+    champion = evidence["champion"]
+    run_url = None if champion is None else tracking.run_url(settings, champion["run_id"])
+    report_uri = files.join(root, REPORT)
+    with_page = run_url is not None and run_url.startswith(("http://", "https://"))
+    return Monitored(
+        day=str(day),
+        verdict=evidence["verdict"],
+        reasons=evidence["drift"]["reasons"],
+        accuracy=accuracy["value"],
+        accuracy_rows=accuracy["rows"],
+        reference_accuracy=evidence["reference_accuracy"]["value"],
+        evidence_uri=files.join(root, EVIDENCE),
+        report_uri=report_uri,
+        report_url=f"{run_url}/artifacts/monitor/date={day}/{REPORT}" if with_page else report_uri,
+        run_url=run_url,
+        columns={
+            column["name"]: {key: column[key] for key in ("verdict", "effect", "limit", "p")}
+            for column in evidence["drift"]["columns"]
+        },
+    )

@@ -1,0 +1,244 @@
+"""The champion over one day's photos, into Parquet and `predictions`.
+
+    classy score --day 2026-03-07
+
+A day is scored once, by the champion of that time: run again, the step finishes what it began and changes
+nothing, even when another champion has come since.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from monitoring.stores import Store, open_store
+from pipelines import features, files, tracking
+from pipelines.errors import ClassyError
+from pipelines.evidence import end_of, scores_root
+from pipelines.images import spec_of
+from pipelines.recipe import Recipe
+from pipelines.settings import Settings
+from serving.pictures import STATS
+from serving.runtime import Model, load_model
+from training.shards import open_shard
+
+BATCH = 256
+CONTEXT_ROWS = 8_192
+"""Rows of one point-in-time join: Feast takes about a third of a second however few there are."""
+CHANNEL = "batch"
+PREDICTIONS = "predictions.parquet"
+
+SCHEMA = pa.schema(
+    [
+        ("prediction_id", pa.string()),
+        ("image_id", pa.string()),
+        ("source_id", pa.string()),
+        ("captured_at", pa.timestamp("us", "UTC")),
+        ("label", pa.string()),
+        ("confidence", pa.float32()),
+        ("probabilities", pa.list_(pa.float32())),
+        ("embedding", pa.list_(pa.float32())),
+        ("defaulted", pa.bool_()),
+        *((stat, pa.float64()) for stat in STATS),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """What was scored. Without a champion: no generation, no rows, and `reason` says so."""
+
+    day: str
+    generation: int | None
+    version: str | None
+    rows: int
+    scores_uri: str | None
+    reason: str
+    run_url: str | None
+
+
+def run(settings: Settings, recipe: Recipe, *, day: date) -> Scored:
+    """Score `day`.
+
+    Raises:
+        ClassyError: the day has no shard, or the champion was made for other images or features than the recipe's.
+    """
+    store = open_store(settings.database_url)
+    root = scores_root(settings, day)
+    shard_uri = files.join(settings.data_root, "shards", f"date={day}")
+    champion = _champion(store, root)
+    if champion is None:
+        nobody = "no champion yet; `classy evaluate` and `classy promote` make one"
+        return Scored(day=str(day), generation=None, version=None, rows=0, scores_uri=None, reason=nobody, run_url=None)
+    shard = files.need_manifest(shard_uri, f"prepare (of {day})")
+    uri = files.join(root, f"generation={champion['generation']}")
+    manifest = files.read_manifest(uri)
+    if manifest is None or manifest["shard_hash"] != files.content_hash(shard):
+        _score(settings, recipe, champion, shard, shard_uri, uri, day)
+        manifest = files.need_manifest(uri, f"score --day {day}")
+    _publish(store, settings, champion, manifest, uri, day)
+    return Scored(
+        day=str(day),
+        generation=champion["generation"],
+        version=champion["champion_version"],
+        rows=manifest["rows"],
+        scores_uri=uri,
+        reason="" if manifest["rows"] else f"{day} has no photos",
+        run_url=tracking.run_url(settings, champion["champion_run_id"]),
+    )
+
+
+def _champion(store: Store, root: str) -> dict[str, Any] | None:
+    """The generation that scored the day already, or the current one."""
+    done = [int(name.removeprefix("generation=")) for name in files.list_partitions(root)]
+    return store.generation(max(done)) if done else store.current()
+
+
+def _score(
+    settings: Settings,
+    recipe: Recipe,
+    champion: dict[str, Any],
+    shard: dict[str, Any],
+    shard_uri: str,
+    uri: str,
+    day: date,
+) -> None:
+    model = load_model(tracking.fetch_package(settings, champion["champion_run_id"]))
+    service_hash = features.service_hash(recipe)
+    _check(model.card, recipe, champion, shard, shard_uri, service_hash)
+    folder = files.local(shard_uri, settings.home / "cache" / "partitions")
+    with files.new_partition(uri) as draft:
+        rows = 0
+        with pq.ParquetWriter(draft.folder / PREDICTIONS, SCHEMA) as writer:
+            for batch in _batches(settings, recipe, model, champion["generation"], folder, day):
+                writer.write_batch(batch)
+                rows += batch.num_rows
+        draft.meta = {
+            "day": str(day),
+            "generation": champion["generation"],
+            "version": champion["champion_version"],
+            "run_id": champion["champion_run_id"],
+            "champion_as_of": model.card["as_of"],
+            "service_hash": service_hash,
+            "shard_uri": shard_uri,
+            "shard_hash": files.content_hash(shard),
+            "rows": rows,
+        }
+
+
+def _check(
+    card: dict[str, Any],
+    recipe: Recipe,
+    champion: dict[str, Any],
+    shard: dict[str, Any],
+    shard_uri: str,
+    service_hash: str,
+) -> None:
+    who = f"champion version {champion['champion_version']}"
+    remedy = "take its recipe (CLASSY_RECIPE), or train and promote a contender on this one"
+    spec = spec_of(recipe)
+    if card["image_spec_hash"] != spec.digest():
+        raise ClassyError(
+            f"{who}: was trained on images {card['image']}, recipe {recipe.name} has image = "
+            f"{recipe.image.model_dump()}; {remedy}"
+        )
+    if card["service_hash"] != service_hash:
+        raise ClassyError(
+            f"{who}: was trained with features {card['service']} {card['service_hash']}, recipe {recipe.name} gives "
+            f"{service_hash}; {remedy}"
+        )
+    if shard["spec_hash"] != spec.digest():
+        raise ClassyError(
+            f"{shard_uri}: its images were made for spec {shard['spec_hash']}, recipe {recipe.name} asks for "
+            f"{spec.digest()}; run `classy prepare` for the day again"
+        )
+
+
+def _batches(
+    settings: Settings, recipe: Recipe, model: Model, generation: int, folder: Path, day: date
+) -> Iterator[pa.RecordBatch]:
+    """The day's answers, BATCH rows at a time; images are read from the map as they are needed."""
+    index = pd.read_parquet(folder / "index.parquet").sort_values("row", ignore_index=True)
+    if index.empty:
+        return
+    images = open_shard(folder)
+    handle = features.open_features(settings, recipe)
+    classes = np.asarray(model.card["classes"])
+    with tqdm(total=len(index), desc=f"score {day}", unit="photo", disable=None) as bar:
+        for start in range(0, len(index), CONTEXT_ROWS):
+            part = index.iloc[start : start + CONTEXT_ROWS]
+            context, defaulted = features.context_rows(handle, part[["image_id", "source_id", "captured_at"]])
+            for first in range(0, len(part), BATCH):
+                rows = part.iloc[first : first + BATCH]
+                answer = model.predict(
+                    np.ascontiguousarray(images[rows["row"].to_numpy()]), context[first : first + BATCH]
+                )
+                yield _as_batch(
+                    rows, answer.probabilities, answer.embedding, defaulted[first : first + BATCH], classes, generation
+                )
+                bar.update(len(rows))
+
+
+def _as_batch(
+    rows: pd.DataFrame,
+    probabilities: np.ndarray,
+    embedding: np.ndarray,
+    defaulted: np.ndarray,
+    classes: np.ndarray,
+    generation: int,
+) -> pa.RecordBatch:
+    columns = {
+        "prediction_id": [prediction_id(image_id, generation) for image_id in rows["image_id"]],
+        "image_id": rows["image_id"].to_numpy(),
+        "source_id": rows["source_id"].to_numpy(),
+        "captured_at": pd.to_datetime(rows["captured_at"], utc=True).dt.as_unit("us").array,
+        "label": classes[probabilities.argmax(axis=1)],
+        "confidence": probabilities.max(axis=1),
+        "probabilities": list(probabilities.astype(np.float32)),
+        "embedding": list(embedding.astype(np.float32)),
+        "defaulted": defaulted,
+        **{stat: rows[stat].to_numpy(float) for stat in STATS},
+    }
+    return pa.RecordBatch.from_pandas(pd.DataFrame(columns), SCHEMA, preserve_index=False)
+
+
+def prediction_id(image_id: str, generation: int) -> str:
+    """The same for the same photo and generation, 64 hex digits."""
+    return hashlib.sha256(f"{image_id}\n{generation}\n{CHANNEL}".encode()).hexdigest()
+
+
+def _publish(
+    store: Store, settings: Settings, champion: dict[str, Any], manifest: dict[str, Any], uri: str, day: date
+) -> None:
+    """Upsert the partition's rows into `predictions`. `predicted_at` is data time: the end of the day."""
+    folder = files.local(uri, settings.home / "cache" / "partitions")
+    common = {
+        "predicted_at": end_of(day),
+        "model_version": champion["champion_version"],
+        "run_id": champion["champion_run_id"],
+        "generation": champion["generation"],
+        "arm": "champion",
+        "channel": CHANNEL,
+        "service_hash": manifest["service_hash"],
+    }
+    kept = [
+        "prediction_id",
+        "image_id",
+        "source_id",
+        "captured_at",
+        "label",
+        "confidence",
+        "probabilities",
+        "defaulted",
+    ]
+    with pq.ParquetFile(folder / PREDICTIONS) as table:
+        for batch in table.iter_batches(batch_size=2_000, columns=kept):
+            store.upsert_predictions({**row, **common} for row in batch.to_pylist())
