@@ -111,7 +111,7 @@ def _score(
     uri: str,
     day: date,
 ) -> None:
-    model = load_model(tracking.fetch_package(settings, champion["champion_run_id"]))
+    model = load_model(tracking.fetch_package(settings, champion["champion_run_id"]), threads=settings.threads)
     service_hash = features.service_hash(recipe)
     _check(model.card, recipe, champion, shard, shard_uri, service_hash)
     folder = files.local(shard_uri, settings.home / "cache" / "partitions")
