@@ -17,10 +17,10 @@ def stats(image: np.ndarray) -> dict[str, float]:
 
 
 def smooth(seed: int, side: int = 64) -> np.ndarray:
-    """A picture with large shapes, as photos have."""
-    waves = np.random.default_rng(seed).normal(size=(3, 4, 4))
+    """A picture with shapes of every size that the hash looks at."""
+    waves = np.random.default_rng(seed).normal(size=(3, 9, 9))
     grid = np.linspace(0, np.pi, side)
-    basis = np.cos(np.outer(np.arange(4), grid))
+    basis = np.cos(np.outer(np.arange(9), grid))
     field = np.einsum("cij,ix,jy->xyc", waves, basis, basis)
     return np.uint8(255 * (field - field.min()) / np.ptp(field))
 
