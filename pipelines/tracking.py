@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import httpx
 import mlflow
@@ -23,6 +23,8 @@ EXPERIMENT = "classy"
 PACKAGE = "package"
 """Name of the package's folder among the artifacts of the logged model."""
 REFERENCE = "reference/reference.parquet"
+WEIGHTS = PurePosixPath("model/model.safetensors")
+"""Run artifact of `classy train`: the best weights, what builds the module again, and the temperature."""
 
 RUN_KEY = "classy.run_key"
 CANDIDATE = "classy.candidate"
@@ -224,6 +226,15 @@ def fetch_reference(settings: Settings, run_id: str) -> Path:
     with tempfile.TemporaryDirectory(dir=_made(target.parent), prefix=".fetch-") as scratch:
         os.replace(_download(f"runs:/{run_id}/{REFERENCE}", scratch), target)
     return target
+
+
+def fetch_weights(run_id: str, folder: Path) -> Path:
+    """What `classy train` left on the run, downloaded into `folder`. Needs `connect` before.
+
+    Raises:
+        ClassyError: it is not there.
+    """
+    return _download(f"runs:/{run_id}/{WEIGHTS}", str(folder))
 
 
 def _download(artifact_uri: str, scratch: str) -> Path:

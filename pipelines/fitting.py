@@ -1,0 +1,183 @@
+"""A candidate of the recipe, fitted: where the recipe's words become the training room's numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.errors import ClassyError
+from pipelines.recipe import Candidate, NetworkCandidate, Recipe, ResnetCandidate, SklearnCandidate
+from pipelines.settings import Settings
+from training import metrics
+from training.baseline import fit_baseline, standardise
+from training.calibrate import fit_temperature
+from training.data import SnapshotData, Split
+from training.fit import Epoch, Fit, FitOptions, logits_of, pick_device, pick_precision, use_threads
+from training.models import Classifier, ModelSpec, build, load_weights, torchvision_side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One training, decided: what is built, how, and where it runs."""
+
+    candidate: Candidate
+    spec: ModelSpec
+    options: FitOptions | None
+    """None for a baseline, which has no epochs."""
+    device: torch.device
+    precision: str
+    threads: int
+
+    def parameters(self) -> dict[str, Any]:
+        """Every value that was used, for the run."""
+        return {
+            **self.candidate.model_dump(mode="json"),
+            "device": self.device.type,
+            "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "precision": self.precision,
+            "threads": self.threads,
+            "image_size": self.spec.size,
+            "context_width": self.spec.context,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A fitted candidate."""
+
+    model: Classifier
+    temperature: float
+    val: dict[str, float]
+    """Calibrated metrics on the validation rows."""
+    epochs: int
+    best_epoch: int
+    resumed_from: int | None
+    stopped_by: str
+    seconds: float
+
+
+def choose(recipe: Recipe, name: str, epochs: int | None) -> Candidate:
+    """The recipe's candidate, with another number of epochs if one was asked for.
+
+    Raises:
+        ClassyError: no such candidate, or no such number.
+    """
+    candidate = recipe.candidate(name)
+    if epochs is None or isinstance(candidate, SklearnCandidate):
+        return candidate
+    if epochs < 1:
+        raise ClassyError(f"epochs={epochs}: a training has at least one")
+    return candidate.model_copy(update={"epochs": epochs})
+
+
+def plan(settings: Settings, recipe: Recipe, candidate: Candidate, data: SnapshotData) -> Plan:
+    """Decide device, precision and shape of a training on this snapshot.
+
+    Raises:
+        FitError: the device that was asked for is not there.
+    """
+    device = torch.device("cpu") if isinstance(candidate, SklearnCandidate) else pick_device(settings.device)
+    spec = ModelSpec(
+        kind=candidate.kind,
+        classes=len(data.classes),
+        context=len(data.context_names),
+        size=int(data.meta["size"]),
+        options=_options(candidate, int(data.meta["size"])),
+    )
+    precision, options = "float32", None
+    if isinstance(candidate, NetworkCandidate):
+        precision = pick_precision(candidate.precision, device)
+        options = _fit_options(recipe, candidate, data, precision)
+    return Plan(
+        candidate=candidate,
+        spec=spec,
+        options=options,
+        device=device,
+        precision=precision,
+        threads=use_threads(settings.threads),
+    )
+
+
+def _options(candidate: Candidate, size: int) -> dict[str, Any]:
+    if isinstance(candidate, SklearnCandidate):
+        return {"pixels": candidate.pixels}
+    if isinstance(candidate, ResnetCandidate):
+        return {"width": candidate.width, "blocks": list(candidate.blocks)}
+    side = torchvision_side(candidate.architecture, size, pretrained=bool(candidate.weights))
+    return {"architecture": candidate.architecture, "side": side}
+
+
+def _fit_options(recipe: Recipe, candidate: NetworkCandidate, data: SnapshotData, precision: str) -> FitOptions:
+    fresh = datetime.fromisoformat(data.meta["as_of"]) - timedelta(days=recipe.snapshot.fresh_days)
+    same = ("name", "seed", "epochs", "batch", "lr", "weight_decay", "label_smoothing", "flip", "shift")
+    return FitOptions(
+        **{field: getattr(candidate, field) for field in same},
+        recent_weight=candidate.recent_weight,
+        recent_since=fresh.replace(tzinfo=None).isoformat(),
+        patience=candidate.patience,
+        precision=precision,  # type: ignore[arg-type]
+        data=data.snapshot_id,
+    )
+
+
+def fit(
+    planned: Plan, data: SnapshotData, state: Path, *, budget_seconds: float, on_epoch: Callable[[Epoch], None]
+) -> Outcome:
+    """Fit, then calibrate on the validation rows.
+
+    Args:
+        state: folder of the checkpoint; a killed training goes on from there.
+        on_epoch: told of each finished epoch of a network.
+
+    Raises:
+        FitError, BuildError: it cannot be trained as planned.
+    """
+    train, val = data.split("train"), data.split("val")
+    if planned.options is None:
+        return _fit_baseline(planned, train, val)
+    torch.manual_seed(planned.candidate.seed)
+    model = build(planned.spec)
+    weights = getattr(planned.candidate, "weights", "")
+    if weights:
+        load_weights(model, weights)
+    standardise(model, train, pixels=not weights)
+    loop = Fit(model, train, val, planned.options, planned.device)
+    fitted = loop.run(state, budget_seconds=budget_seconds, on_epoch=on_epoch)
+    temperature, figures = _calibrated(model, val, planned.device)
+    return Outcome(
+        model=model.cpu(),
+        temperature=temperature,
+        val=figures,
+        epochs=fitted.epochs,
+        best_epoch=fitted.best_epoch,
+        resumed_from=fitted.resumed_from,
+        stopped_by=fitted.stopped_by,
+        seconds=fitted.seconds,
+    )
+
+
+def _fit_baseline(planned: Plan, train: Split, val: Split) -> Outcome:
+    candidate = planned.candidate
+    if not isinstance(candidate, SklearnCandidate):
+        raise TypeError(f"{candidate.name}: is no baseline")
+    model = fit_baseline(planned.spec, train, c=candidate.c, seed=candidate.seed)
+    temperature, figures = _calibrated(model, val, planned.device)
+    return Outcome(
+        model=model,
+        temperature=temperature,
+        val=figures,
+        epochs=1,
+        best_epoch=1,
+        resumed_from=None,
+        stopped_by="epochs",
+        seconds=0.0,
+    )
+
+
+def _calibrated(model: Classifier, val: Split, device: torch.device) -> tuple[float, dict[str, float]]:
+    logits, _ = logits_of(model, val, device)
+    temperature = fit_temperature(logits, val.labels)
+    return temperature, metrics.summary(metrics.softmax(logits, temperature), val.labels)

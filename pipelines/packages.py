@@ -1,0 +1,96 @@
+"""A model package on its MLflow run: logged so that people can load it, and its reference beside it."""
+
+import importlib.metadata
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow.models.signature import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+
+from pipelines import tracking
+from pipelines.recipe import ROOT, Monitoring
+from serving.runtime import Model
+from training.data import SnapshotData
+
+OUT_OF_SAMPLE = ("val", "golden", "fresh")
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [ColSpec(DataType.binary, "image"), ColSpec(Array(DataType.double), "context", required=False)],
+    ),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "confidence"),
+            ColSpec(Array(DataType.double), "probabilities"),
+        ]
+    ),
+)
+NEEDS = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow")
+
+
+def version() -> str:
+    return f"classy {importlib.metadata.version('classy')}"
+
+
+def log_package(run_id: str, folder: Path) -> str:
+    """Log a package to its run as a model that `mlflow.pyfunc.load_model` can load; gives its URI.
+
+    The code that people run (`training/pyfunc_model.py`, the canonicaliser, the runtime) goes with it as files:
+    nothing is pickled.
+    """
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(ROOT / "training" / "pyfunc_model.py"),
+            artifacts={
+                tracking.PACKAGE: str(folder),
+                "canonical": str(ROOT / "serving" / "canonical.py"),
+                "runtime": str(ROOT / "serving" / "runtime.py"),
+            },
+            signature=SIGNATURE,
+            # Given, so that MLflow does not load the model in another process to find out.
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDS],
+        )
+    return logged.model_uri
+
+
+def write_reference(path: Path, model: Model, data: SnapshotData, spec: Monitoring) -> int:
+    """The model's answers on rows it was not fitted on, of the last `reference_days` before the snapshot's as_of.
+
+    Where those are fewer than `min_rows`, all such rows. Gives their number.
+    """
+    parts = [_answers(model, data, name) for name in OUT_OF_SAMPLE]
+    table = pa.concat_tables(parts).sort_by([("captured_at", "ascending"), ("image_id", "ascending")])
+    since = datetime.fromisoformat(data.meta["as_of"]) - timedelta(days=spec.reference_days)
+    recent = table.filter(pa.compute.greater_equal(table["captured_at"], pa.scalar(since, table["captured_at"].type)))
+    kept = recent if recent.num_rows >= spec.min_rows else table
+    pq.write_table(kept, path)
+    return kept.num_rows
+
+
+def _answers(model: Model, data: SnapshotData, name: str) -> pa.Table:
+    rows = data.split(name)
+    answers = [model.predict(images, context) for images, context, _ in rows.batches(512)]
+    probabilities = np.concatenate([np.empty((0, len(model.classes)), np.float32), *(a.probabilities for a in answers)])
+    width = answers[0].embedding.shape[1] if answers else 0
+    embedding = np.concatenate([np.empty((0, width), np.float32), *(answer.embedding for answer in answers)])
+    classes = np.asarray(model.classes)
+    columns: dict[str, Any] = {
+        "image_id": pa.array(rows.image_ids.tolist(), pa.string()),
+        "source_id": pa.array(rows.source_ids.tolist(), pa.string()),
+        "captured_at": pa.array(rows.captured_at, pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
+        "split": pa.array([name] * len(rows), pa.string()),
+        "label": pa.array(classes[rows.labels].tolist(), pa.string()),
+        "predicted": pa.array(classes[probabilities.argmax(axis=1)].tolist(), pa.string()),
+        "confidence": pa.array(probabilities.max(axis=1, initial=0), pa.float32()),
+        "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
+        "embedding": pa.array(list(embedding), pa.list_(pa.float32())),
+        **{stat: pa.array(rows.stats[:, i], pa.float32()) for i, stat in enumerate(data.stats_names)},
+    }
+    return pa.table(columns)

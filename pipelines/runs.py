@@ -1,0 +1,150 @@
+"""One training's MLflow run: begun, taken up again, written to, ended. Writing twice adds nothing."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.tracking import MlflowClient
+
+from pipelines import files, tracking
+from pipelines.recipe import ROOT
+from training.data import SnapshotData
+from training.fit import Epoch
+
+CIRCUMSTANCES = ("device", "device_name", "threads", "budget_seconds")
+"""Parameters that may differ when a killed training is taken up again, perhaps on another machine."""
+EPOCH_METRICS = {
+    "train_loss": "epoch_train_loss",
+    "val_loss": "epoch_val_loss",
+    "val_accuracy": "epoch_val_accuracy",
+    "lr": "epoch_lr",
+    "seconds": "epoch_seconds",
+}
+
+
+@dataclass(slots=True)
+class RunBook:
+    """A run that is open, and the folder of its progress on this machine."""
+
+    client: MlflowClient
+    run_id: str
+    state: Path
+    logged: set[int] = field(default_factory=set)
+    """Epochs whose metrics are on the run already."""
+
+    def note_progress(self, epoch: int) -> None:
+        """progress.json: who works on this run, and how far it is."""
+        progress = {"pid": os.getpid(), "epoch": epoch, "run_id": self.run_id}
+        files.write_text(str(self.state / "progress.json"), json.dumps(progress))
+
+    def log_epoch(self, epoch: Epoch) -> None:
+        """The epoch's metrics at its step, once."""
+        if epoch.epoch not in self.logged:
+            values = {name: getattr(epoch, attribute) for attribute, name in EPOCH_METRICS.items()}
+            self._metrics(values, step=epoch.epoch)
+            self.logged.add(epoch.epoch)
+        self.note_progress(epoch.epoch)
+
+    def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def finish(self, receipt: Any, figures: Mapping[str, float]) -> None:
+        """Final metrics and the receipt, then FINISHED: the order lets a kill in between be repeated."""
+        self._metrics(figures)
+        self.client.set_tag(self.run_id, tracking.TRAINED, json.dumps(asdict(receipt)))
+        self.client.set_terminated(self.run_id, "FINISHED")
+
+    def fail(self, error: Exception) -> None:
+        self.client.set_tag(self.run_id, "classy.error", str(error)[:1000])
+        self.client.set_terminated(self.run_id, "FAILED")
+
+
+def finished_receipt(run: Run | None) -> dict[str, Any] | None:
+    """What a run that is over gave back, or None."""
+    if run is None or run.info.status != "FINISHED" or tracking.TRAINED not in run.data.tags:
+        return None
+    return json.loads(run.data.tags[tracking.TRAINED])
+
+
+def open_run(
+    client: MlflowClient,
+    found: Run | None,
+    *,
+    state: Path,
+    data: SnapshotData,
+    tags: Mapping[str, str],
+    parameters: Mapping[str, Any],
+) -> RunBook:
+    """Begin a run, or take up `found`, which was not finished.
+
+    An unfinished run of other parameters or another snapshot is set aside under a key of its own, so that what a
+    run says of itself stays true.
+    """
+    wanted = {name: json.dumps(value) if isinstance(value, list) else str(value) for name, value in parameters.items()}
+    if found is not None and not _same(found, wanted, tags):
+        aside = f"{tags[tracking.RUN_KEY]} (set aside {found.info.run_id[:8]})"
+        client.set_tag(found.info.run_id, tracking.RUN_KEY, aside)
+        client.set_terminated(found.info.run_id, "KILLED")
+        found = None
+    if found is None:
+        name = f"{tags[tracking.CANDIDATE]} {tags[tracking.RUN_KEY]}"
+        found = client.create_run(tracking.experiment_id(client), tags=dict(tags), run_name=name)
+    elif found.info.status != "RUNNING":
+        client.update_run(found.info.run_id, status="RUNNING")
+    run_id = found.info.run_id
+    missing = [Param(name, value) for name, value in wanted.items() if name not in found.data.params]
+    client.log_batch(run_id, params=missing, tags=[RunTag(key, value) for key, value in _system().items()])
+    if not found.inputs or not found.inputs.dataset_inputs:
+        client.log_inputs(run_id, datasets=[_dataset(data, tags[tracking.SNAPSHOT_URI])])
+    history = client.get_metric_history(run_id, EPOCH_METRICS["train_loss"])
+    book = RunBook(client, run_id, state, {entry.step for entry in history})
+    book.note_progress(max(book.logged, default=0))
+    return book
+
+
+def _same(found: Run, wanted: Mapping[str, str], tags: Mapping[str, str]) -> bool:
+    if found.data.tags.get(tracking.SNAPSHOT_ID) != tags[tracking.SNAPSHOT_ID]:
+        return False
+    given = {name: value for name, value in found.data.params.items() if name not in CIRCUMSTANCES}
+    return all(wanted.get(name, value) == value for name, value in given.items())
+
+
+def _dataset(data: SnapshotData, uri: str) -> DatasetInput:
+    dataset = Dataset(
+        name="snapshot",
+        digest=data.snapshot_id,
+        source_type="classy",
+        source=json.dumps({"uri": uri}),
+        profile=json.dumps(data.counts),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def _system() -> dict[str, str]:
+    return {
+        "system.host": platform.node(),
+        "system.machine": platform.machine(),
+        "system.cores": str(os.cpu_count()),
+        "system.python": platform.python_version(),
+        "system.torch": torch.__version__,
+    }
+
+
+def git_commit() -> dict[str, str]:
+    """The commit of this code as a tag; nothing where it is no git checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {tracking.GIT_COMMIT: answer.stdout.strip(), "mlflow.source.git.commit": answer.stdout.strip()}

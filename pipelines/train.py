@@ -1,0 +1,167 @@
+"""Fit one candidate on one snapshot.
+
+classy train --snapshot-uri var/data/snapshots/0123456789abcdef --run-key 2026-03-07 --candidate resnet
+"""
+
+import errno
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+from mlflow.tracking import MlflowClient
+
+from pipelines import files, fitting, tracking
+from pipelines.errors import ClassyError
+from pipelines.recipe import Candidate, Recipe
+from pipelines.runs import RunBook, finished_receipt, git_commit, open_run
+from pipelines.settings import Settings
+from pipelines.snapshots import read_snapshot
+from training.checkpoint import save_model
+from training.fit import CHECKPOINT, FitError
+from training.models import BuildError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """One candidate, fitted; the weights are on the run."""
+
+    run_id: str
+    run_url: str
+    candidate: str
+    epochs: int
+    """Finished epochs; the best one's weights are kept."""
+    resumed_from: int | None
+    """The last finished epoch of a training that was killed, if this one went on from there."""
+    stopped_by: str
+    """epochs, budget or patience."""
+    val: dict[str, float]
+    """accuracy, macro_f1, log_loss and ece on the validation rows, calibrated."""
+
+
+def run(
+    settings: Settings,
+    recipe: Recipe,
+    *,
+    snapshot_uri: str,
+    candidate: str,
+    run_key: str,
+    epochs: int | None = None,
+    budget_minutes: float | None = None,
+) -> Trained:
+    """Train to the end, from the last finished epoch of a killed run. A finished run gives its receipt again.
+
+    Raises:
+        ClassyError: no such snapshot or candidate, a snapshot that is not fit to train on, MLflow not reachable,
+            another process trains this now, or the disk is full.
+        FitError, BuildError: the candidate cannot be trained as the recipe says.
+    """
+    chosen = fitting.choose(recipe, candidate, epochs)
+    minutes = recipe.budget.train_minutes if budget_minutes is None else budget_minutes
+    if not minutes > 0:
+        raise ClassyError(f"budget_minutes={minutes}: must be more than 0")
+    manifest = files.need_manifest(snapshot_uri, "snapshot")
+    if not manifest["ok"]:
+        raise ClassyError(f"{snapshot_uri}: is not fit to train on: {'; '.join(manifest['reasons'])}")
+    client = tracking.connect(settings)
+    state = state_folder(settings, run_key, candidate)
+    try:
+        with FileLock(state / "lock", timeout=0):
+            return _train(settings, recipe, chosen, client, state, snapshot_uri, run_key, minutes * 60)
+    except Timeout:
+        progress = state / "progress.json"
+        raise ClassyError(
+            f"run key {run_key}, candidate {candidate}: another process is training it now; see {progress}"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ClassyError(
+            f"{state}: the disk is full; free some space and run it again, it goes on at its last finished epoch"
+        ) from error
+
+
+def state_folder(settings: Settings, run_key: str, candidate: str) -> Path:
+    """Where a training keeps its checkpoint and progress.json on this machine; made if it is not there."""
+    if run_key in ("", ".", ".."):
+        raise ClassyError(f"run_key={run_key!r}: names no training; give it a date or a word")
+    folder = settings.home / "runs" / quote(run_key, safe=":+@ ") / candidate
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _train(
+    settings: Settings,
+    recipe: Recipe,
+    chosen: Candidate,
+    client: MlflowClient,
+    state: Path,
+    snapshot_uri: str,
+    run_key: str,
+    budget_seconds: float,
+) -> Trained:
+    data = read_snapshot(settings, snapshot_uri)
+    found = tracking.find_run(client, run_key, chosen.name)
+    receipt = finished_receipt(found)
+    if found is not None and receipt is not None:
+        known = found.data.tags.get(tracking.SNAPSHOT_ID)
+        if known != data.snapshot_id:
+            raise ClassyError(
+                f"run key {run_key}: {chosen.name} was trained under it on snapshot {known}, not {data.snapshot_id}; "
+                "a run key names one training, give this one another"
+            )
+        return Trained(**receipt)
+    planned = fitting.plan(settings, recipe, chosen, data)
+    tags = {
+        tracking.RUN_KEY: run_key,
+        tracking.CANDIDATE: chosen.name,
+        tracking.SNAPSHOT_ID: data.snapshot_id,
+        tracking.SNAPSHOT_URI: snapshot_uri,
+        tracking.RECIPE: recipe.name,
+        "mlflow.user": settings.actor,
+        "mlflow.source.name": "classy train",
+        **git_commit(),
+    }
+    given = {
+        **planned.parameters(),
+        "snapshot_id": data.snapshot_id,
+        "as_of": data.meta["as_of"],
+        "recipe": recipe.name,
+        "recipe_hash": recipe.digest(),
+        "budget_seconds": budget_seconds,
+        **{f"rows_{name}": count for name, count in data.counts.items()},
+    }
+    book = open_run(client, found, state=state, data=data, tags=tags, parameters=given)
+    try:
+        outcome = fitting.fit(planned, data, state, budget_seconds=budget_seconds, on_epoch=book.log_epoch)
+    except (FitError, BuildError) as error:
+        book.fail(error)
+        raise
+    return _finish(settings, book, chosen.name, outcome)
+
+
+def _finish(settings: Settings, book: RunBook, candidate: str, outcome: fitting.Outcome) -> Trained:
+    receipt = Trained(
+        run_id=book.run_id,
+        run_url=tracking.run_url(settings, book.run_id),
+        candidate=candidate,
+        epochs=outcome.epochs,
+        resumed_from=outcome.resumed_from,
+        stopped_by=outcome.stopped_by,
+        val=outcome.val,
+    )
+    with tempfile.TemporaryDirectory(dir=book.state, prefix=".model-") as scratch:
+        path = Path(scratch) / tracking.WEIGHTS.name
+        save_model(path, outcome.model, {"temperature": outcome.temperature, "val": outcome.val})
+        book.client.log_artifact(book.run_id, str(path), str(tracking.WEIGHTS.parent))
+    figures = {
+        **{f"val_{name}": value for name, value in outcome.val.items()},
+        "temperature": outcome.temperature,
+        "best_epoch": outcome.best_epoch,
+        "train_seconds": outcome.seconds,
+        "model_parameters": sum(weight.numel() for weight in outcome.model.parameters()),
+    }
+    book.finish(receipt, figures)
+    (book.state / CHECKPOINT).unlink(missing_ok=True)
+    return receipt

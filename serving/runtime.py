@@ -1,0 +1,166 @@
+"""A model package, verified and opened: canonical images and context in, classes out.
+
+Nothing in a package is code, and nothing is opened before its SHA-256 is what the manifest says. This file needs
+only numpy and onnxruntime, and imports nothing of Classy: it travels with every logged model.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+MANIFEST, CARD, GRAPH = "manifest.json", "card.json", "model.onnx"
+NEEDED = ("classes", "context_names", "image", "image_spec_hash", "service", "service_hash", "run_id")
+BATCH = 64
+"""Rows of one run of the graph: larger ones cost memory and were not faster."""
+
+
+class ModelError(Exception):
+    """A package is not what it says it is; the message names the file."""
+
+    for_people = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Row i answers image i."""
+
+    probabilities: NDArray[np.float32]
+    """[N, C], calibrated, in the order of the card's classes."""
+    embedding: NDArray[np.float32]
+    """[N, E]: what the network saw in the picture, without the context."""
+
+
+class Model:
+    """An opened package. `predict` may be called by several threads at once."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, card: dict[str, Any], sha256: str) -> None:
+        self.card = card
+        self.sha256 = sha256
+        """SHA-256 of the manifest: the package's identity."""
+        self.classes: tuple[str, ...] = tuple(card["classes"])
+        self.size = int(card["image"]["size"])
+        self.width = len(card["context_names"])
+        self._session = session
+        self._embedding = int(session.get_outputs()[1].shape[1])
+
+    def predict(self, images: NDArray[np.uint8], context: NDArray[np.float32], *, batch: int = BATCH) -> Answer:
+        """Classes of canonical images.
+
+        Args:
+            images: uint8 [N, S, S, 3]. N may be 0, and may be large: at most `batch` rows are run at once.
+            context: float32 [N, F], raw, in the order of the card's context_names.
+
+        Raises:
+            ValueError: wrong shapes or types.
+        """
+        count = len(images)
+        if images.shape != (count, self.size, self.size, 3) or images.dtype != np.uint8:
+            raise ValueError(f"images: {images.dtype} {images.shape}, expected uint8 (N, {self.size}, {self.size}, 3)")
+        if context.shape != (count, self.width):
+            raise ValueError(f"context: {context.shape}, expected ({count}, {self.width})")
+        probabilities = np.empty((count, len(self.classes)), np.float32)
+        embedding = np.empty((count, self._embedding), np.float32)
+        for start in range(0, count, batch):
+            part = slice(start, start + batch)
+            inputs = {
+                "image": np.ascontiguousarray(images[part]),
+                "context": np.ascontiguousarray(context[part], dtype=np.float32),
+            }
+            probabilities[part], embedding[part] = self._session.run(("probabilities", "embedding"), inputs)
+        return Answer(probabilities, embedding)
+
+
+def load_model(folder: Path, *, threads: int = 0) -> Model:
+    """Verify every file of a package, then open it.
+
+    Args:
+        folder: with manifest.json and the files it lists.
+        threads: of one `predict`; 0 is one for each core.
+
+    Raises:
+        ModelError: a file is missing, has other bytes than the manifest says, or the card is not the graph's.
+    """
+    graph, card, sha256 = _verified(folder)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        # From the bytes that were hashed: nobody can change the file in between.
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no narrower base
+        raise ModelError(f"{folder / GRAPH}: onnxruntime cannot open it: {error}") from error
+    _check_card(folder, card, session)
+    return Model(session, card, sha256)
+
+
+def verify(folder: Path) -> str:
+    """Check every file's size and SHA-256 against the manifest; gives the manifest's own SHA-256.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    return _verified(folder)[2]
+
+
+def _verified(folder: Path) -> tuple[bytes, dict[str, Any], str]:
+    listed = _read(folder / MANIFEST)
+    try:
+        entries = json.loads(listed)["files"]
+        expected = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder / MANIFEST}: is no manifest of a model package ({error!r})") from error
+    kept: dict[str, bytes] = {}
+    for name, (size, sha256) in expected.items():
+        if Path(name).name != name:
+            raise ModelError(f"{folder / MANIFEST}: lists {name!r}, which is outside the package")
+        data = _read(folder / name)
+        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+            raise ModelError(f"{folder / name}: was changed after it was packaged (SHA-256 differs); fetch it again")
+        if name in (GRAPH, CARD):
+            kept[name] = data
+    for name in (GRAPH, CARD):
+        if name not in kept:
+            raise ModelError(f"{folder / MANIFEST}: does not list {name}, so this is no model package")
+    try:
+        card = json.loads(kept[CARD])
+    except ValueError as error:
+        raise ModelError(f"{folder / CARD}: is not JSON: {error}") from error
+    missing = [field for field in NEEDED if field not in card] if isinstance(card, dict) else list(NEEDED)
+    if missing:
+        raise ModelError(f"{folder / CARD}: has no {', '.join(missing)}")
+    return kept[GRAPH], card, hashlib.sha256(listed).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: is missing from the model package; fetch it again") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _check_card(folder: Path, card: dict[str, Any], session: onnxruntime.InferenceSession) -> None:
+    """The card must describe this very graph: a wrong class list would answer wrongly, and loudly is better."""
+    size = card["image"]["size"]
+    wanted = {
+        "image": [size, size, 3],
+        "context": [len(card["context_names"])],
+        "probabilities": [len(card["classes"])],
+    }
+    found = {port.name: list(port.shape[1:]) for port in [*session.get_inputs(), *session.get_outputs()]}
+    for name, shape in wanted.items():
+        if found.get(name) != shape:
+            raise ModelError(
+                f"{folder / CARD}: says that {name} is [N, {', '.join(map(str, shape))}], "
+                f"{GRAPH} has {found.get(name)}; card and graph are of two models"
+            )
+    if "embedding" not in found:
+        raise ModelError(f"{folder / GRAPH}: has no output named embedding")

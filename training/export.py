@@ -1,0 +1,156 @@
+"""A trained module as a package that is no code: ONNX graph, safetensors, card, and a manifest of SHA-256s.
+
+The graph takes `image` uint8 [N, H, W, 3] and `context` float32 [N, F], both raw, and gives calibrated
+`probabilities` [N, C] and `embedding` [N, E]: normalisation, softmax and temperature are inside.
+"""
+
+import hashlib
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.card import CARD, write_card
+from training.checkpoint import save_model
+from training.data import Split
+from training.models import Classifier
+
+MANIFEST, GRAPH, WEIGHTS = "manifest.json", "model.onnx", "model.safetensors"
+TOLERANCE = 1e-3
+"""Largest difference of a probability between torch and the exported graph."""
+
+
+class ExportError(Exception):
+    """A model cannot be exported, or the exported graph does not say what the module says."""
+
+    for_people = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """How far the graph is from the module on real rows."""
+
+    rows: int
+    max_difference: float
+
+
+class Answering(nn.Module):
+    """What is exported: a classifier whose answers are calibrated probabilities."""
+
+    def __init__(self, model: Classifier, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, image: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        logits, embedding = self.model(image, context)
+        return torch.softmax(logits / self.temperature, dim=1), embedding
+
+
+def write_graph(path: Path, model: Classifier, temperature: float) -> None:
+    """Export to ONNX with a free batch axis.
+
+    Raises:
+        ExportError: the architecture cannot be exported.
+    """
+    spec = model.spec
+    example = torch.zeros(4, spec.size, spec.size, 3, dtype=torch.uint8), torch.zeros(4, spec.context)
+    rows = torch.export.Dim("N", min=1, max=1 << 20)
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                Answering(model.cpu().eval(), temperature).eval(),
+                example,
+                dynamo=True,
+                input_names=["image", "context"],
+                output_names=["probabilities", "embedding"],
+                dynamic_shapes=({0: rows}, {0: rows}),
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"{spec.kind} {spec.options}: cannot be exported to ONNX: {error}") from error
+    finally:
+        quiet.setLevel(level)
+    if program is None:
+        raise ExportError(f"{spec.kind} {spec.options}: torch gave no ONNX program")
+    proto = program.model_proto
+    _strip(proto.graph)
+    del proto.metadata_props[:]
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    # The exporter notes stack traces, with the paths of this machine, on every node.
+    for node in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del graph.metadata_props[:]
+
+
+def check_graph(path: Path, model: Classifier, temperature: float, rows: Split, *, batch: int = 64) -> Checked:
+    """Run graph and module over the same real rows.
+
+    Raises:
+        ExportError: a probability differs by more than TOLERANCE, or the class does (ties aside).
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    module = Answering(model.cpu().eval(), temperature).eval()
+    worst, seen = 0.0, 0
+    for images, context, _ in rows.batches(batch):
+        with torch.inference_mode():
+            expected = module(torch.from_numpy(images), torch.from_numpy(context))[0].numpy()
+        found = session.run(["probabilities"], {"image": images, "context": context})[0]
+        worst = max(worst, float(np.abs(expected - found).max()))
+        if not worst <= TOLERANCE or (expected.argmax(1) != found.argmax(1))[_margin(expected) > TOLERANCE].any():
+            raise ExportError(
+                f"{path}: the exported graph differs from the module by {worst:.2g} in probability (allowed: "
+                f"{TOLERANCE:g}); this architecture cannot be served as ONNX"
+            )
+        seen += len(images)
+    return Checked(rows=seen, max_difference=worst)
+
+
+def _margin(probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
+    """How far the first class is ahead of the second."""
+    best = np.sort(probabilities, axis=1)
+    return best[:, -1] - best[:, -2]
+
+
+def write_package(folder: Path, model: Classifier, temperature: float, card: dict[str, Any], rows: Split) -> Checked:
+    """Write model.onnx (checked on `rows`), model.safetensors, card.json and, last, manifest.json.
+
+    Raises:
+        ExportError: the graph cannot be made, or differs from the module.
+    """
+    write_graph(folder / GRAPH, model, temperature)
+    checked = check_graph(folder / GRAPH, model, temperature, rows)
+    save_model(folder / WEIGHTS, model, {"temperature": temperature})
+    write_card(folder / CARD, card)
+    write_manifest(folder)
+    return checked
+
+
+def write_manifest(folder: Path) -> str:
+    """List every file's size and SHA-256; gives the SHA-256 of the manifest itself."""
+    entries = {}
+    for file in sorted(folder.iterdir()):
+        if file.name != MANIFEST:
+            data = file.read_bytes()
+            entries[file.name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    text = json.dumps({"files": entries}, indent=1, sort_keys=True) + "\n"
+    (folder / MANIFEST).write_text(text)
+    return hashlib.sha256(text.encode()).hexdigest()
