@@ -158,13 +158,21 @@ def _read(uri: str, max_bytes: int, field: str) -> tuple[bytes | None, str | Non
     try:
         with fs.open(path, "rb") as file:
             data = file.read(max_bytes + 1)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return None, f"missing: {shown(uri)} is not there"
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        # fsspec says "not found" of every HTTP failure; only the server's own 404 and 410 mean it.
+        cause = error.__cause__ if uri.startswith(("http://", "https://")) else None
+        if cause is None or getattr(cause, "status", None) in (404, 410):
+            return None, f"missing: {shown(uri)} is not there"
+        return None, _unreadable(uri, cause)
     except failures as error:
-        return None, f"unreadable: {shown(uri)}: {type(error).__name__}: {str(error).replace(uri, shown(uri))[:200]}"
+        return None, _unreadable(uri, error)
     if len(data) > max_bytes:
         return None, f"too_many_bytes: {shown(uri)} has more than {max_bytes:,} bytes"
     return data, None
+
+
+def _unreadable(uri: str, error: BaseException) -> str:
+    return f"unreadable: {shown(uri)}: {type(error).__name__}: {str(error).replace(uri, shown(uri))[:200]}"
 
 
 def _network_errors(uri: str) -> tuple[type[Exception], ...]:
