@@ -1,6 +1,10 @@
 """A model package on its MLflow run: logged so that people can load it, and its reference beside it."""
 
 import importlib.metadata
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,7 +48,7 @@ def log_package(run_id: str, folder: Path) -> str:
     The code that people run (`training/pyfunc_model.py`, the canonicaliser, the runtime) goes with it as files:
     nothing is pickled.
     """
-    with mlflow.start_run(run_id=run_id):
+    with _quiet(), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(ROOT / "training" / "pyfunc_model.py"),
@@ -58,6 +62,20 @@ def log_package(run_id: str, folder: Path) -> str:
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDS],
         )
     return logged.model_uri
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # MLflow advises type hints and an example, and looks for pip: the signature and the requirements are given.
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def write_reference(path: Path, model: Model, data: SnapshotData, spec: Monitoring) -> int:

@@ -49,6 +49,9 @@ QUICK = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # A logged model needs five packages, not this project's lock file.
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_LOG_UV_FILES": "false",
 }
 
 
@@ -173,7 +176,8 @@ def fetch_package(settings: Settings, run_id: str) -> Path:
         folder = _cache(settings) / note.read_text().strip()
         if folder.is_dir():
             return folder
-    run = need_run(connect(settings), run_id)
+    client = connect(settings)
+    run = need_run(client, run_id)
     sha256, model_uri = run.data.tags.get(PACKAGE_SHA256), run.data.tags.get(MODEL_URI)
     if not sha256 or not model_uri:
         raise ClassyError(
@@ -182,7 +186,8 @@ def fetch_package(settings: Settings, run_id: str) -> Path:
     folder = _cache(settings) / sha256
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=_made(_cache(settings)), prefix=".fetch-") as scratch:
-            fetched = _download(f"{model_uri}/artifacts/{PACKAGE}", scratch)
+            root = _artifacts_of(client, model_uri)
+            fetched = _download(f"{root}/artifacts/{PACKAGE}", scratch)
             keep_package(settings, fetched, sha256)
     _remember(note, sha256)
     return folder
@@ -235,6 +240,14 @@ def fetch_weights(run_id: str, folder: Path) -> Path:
         ClassyError: it is not there.
     """
     return _download(f"runs:/{run_id}/{WEIGHTS}", str(folder))
+
+
+def _artifacts_of(client: MlflowClient, model_uri: str) -> str:
+    model_id = model_uri.removeprefix("models:/")
+    try:
+        return client.get_logged_model(model_id).artifact_location.rstrip("/")
+    except MlflowException as error:
+        raise ClassyError(f"MLflow model {model_id}: {error.message}; was it deleted in the UI?") from error
 
 
 def _download(artifact_uri: str, scratch: str) -> Path:

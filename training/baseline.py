@@ -49,8 +49,8 @@ def fit_baseline(spec: ModelSpec, train: Split, *, c: float, seed: int, batch: i
 
 def _features(model: Classifier, images: NDArray[np.uint8], context: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.inference_mode():
-        picture = model.body(model.pixels(torch.from_numpy(images)))
-        return torch.cat([picture, model.known(torch.from_numpy(context))], dim=1).numpy()
+        picture = model.body(model.pixels(torch.tensor(images)))
+        return torch.cat([picture, model.known(torch.tensor(context))], dim=1).numpy()
 
 
 def standardise(model: Classifier, train: Split, *, pixels: bool = True, batch: int = 512, most: int = 4096) -> None:

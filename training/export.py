@@ -8,6 +8,8 @@ import hashlib
 import json
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +67,8 @@ def write_graph(path: Path, model: Classifier, temperature: float) -> None:
     spec = model.spec
     example = torch.zeros(4, spec.size, spec.size, 3, dtype=torch.uint8), torch.zeros(4, spec.context)
     rows = torch.export.Dim("N", min=1, max=1 << 20)
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             program = torch.onnx.export(
                 Answering(model.cpu().eval(), temperature).eval(),
                 example,
@@ -82,8 +80,6 @@ def write_graph(path: Path, model: Classifier, temperature: float) -> None:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"{spec.kind} {spec.options}: cannot be exported to ONNX: {error}") from error
-    finally:
-        quiet.setLevel(level)
     if program is None:
         raise ExportError(f"{spec.kind} {spec.options}: torch gave no ONNX program")
     proto = program.model_proto
@@ -91,6 +87,22 @@ def write_graph(path: Path, model: Classifier, temperature: float) -> None:
     del proto.metadata_props[:]
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # The exporter tells each of its passes.
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _strip(graph: onnx.GraphProto) -> None:
@@ -112,7 +124,7 @@ def check_graph(path: Path, model: Classifier, temperature: float, rows: Split, 
     worst, seen = 0.0, 0
     for images, context, _ in rows.batches(batch):
         with torch.inference_mode():
-            expected = module(torch.from_numpy(images), torch.from_numpy(context))[0].numpy()
+            expected = module(torch.tensor(images), torch.tensor(context))[0].numpy()
         found = session.run(["probabilities"], {"image": images, "context": context})[0]
         worst = max(worst, float(np.abs(expected - found).max()))
         if not worst <= TOLERANCE or (expected.argmax(1) != found.argmax(1))[_margin(expected) > TOLERANCE].any():

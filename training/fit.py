@@ -202,7 +202,7 @@ def logits_of(
     logits, embeddings = [], []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         for images, context, _ in rows.batches(EVALUATION_BATCH):
-            answer = model(torch.from_numpy(images).to(device), torch.from_numpy(context).to(device))
+            answer = model(torch.tensor(images, device=device), torch.tensor(context, device=device))
             logits.append(answer[0].float().cpu().numpy())
             embeddings.append(answer[1].float().cpu().numpy())
     return np.concatenate(logits), np.concatenate(embeddings)

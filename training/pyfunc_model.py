@@ -38,7 +38,7 @@ class ClassyModel(PythonModel):
         if self._image.digest() != card["image_spec_hash"]:
             raise ValueError("the canonicaliser beside this model is not the one it was trained with")
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
         images = [self._canonical.canonicalise(bytes(data), self._image) for data in model_input["image"]]
         default = self._model.card["context_default"]
         given = model_input["context"] if "context" in model_input else [None] * len(images)
