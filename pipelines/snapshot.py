@@ -217,9 +217,7 @@ def _write(
     uri = files.join(settings.data_root, "snapshots", snapshot_id)
     if files.read_manifest(uri) is None:
         with files.new_partition(uri) as draft:
-            table = pa.Table.from_pandas(
-                rows.assign(context=list(context), defaulted=defaulted), ROWS, preserve_index=False
-            )
+            table = _table(rows, context, defaulted)
             pq.write_table(table, draft.folder / "rows.parquet")
             draft.meta = {**meta, "snapshot_id": snapshot_id, "recipe": recipe.digest()}
     return Snapshotted(
@@ -230,6 +228,18 @@ def _write(
         ok=meta["ok"],
         reasons=reasons,
     )
+
+
+def _table(rows: pd.DataFrame, context: np.ndarray, defaulted: np.ndarray) -> pa.Table:
+    made = {
+        "context": pa.ListArray.from_arrays(
+            pa.array(np.arange(len(context) + 1) * context.shape[1], pa.int32()),
+            pa.array(context.ravel(), pa.float32()),
+        ),
+        "defaulted": pa.array(defaulted, pa.bool_()),
+    }
+    given = {name: pa.array(rows[name], ROWS.field(name).type) for name in ROWS.names if name not in made}
+    return pa.table([{**given, **made}[name] for name in ROWS.names], schema=ROWS)
 
 
 def _context(settings: Settings, recipe: Recipe, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
