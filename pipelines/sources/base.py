@@ -71,7 +71,7 @@ def expand(text: str, field: str, home: Path) -> str:
 
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
-        found = os.environ.get(name) or (str(home) if name == "CLASSY_HOME" else "")
+        found = str(home) if name == "CLASSY_HOME" else os.environ.get(name)
         if not found:
             raise ClassyError(f"{field} = {text!r}: environment variable {name} is not set; export {name}=…")
         return found

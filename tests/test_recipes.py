@@ -1,0 +1,142 @@
+"""Data: the recipes that come with Classy are right, and a wrong one hears of each wrong field."""
+
+import os
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import gather, validate
+from pipelines.errors import ClassyError
+from pipelines.recipe import RECIPES, Recipe, load_recipe
+from pipelines.settings import Settings
+from pipelines.sources import open_source
+
+needs_clothing = pytest.mark.skipif(
+    not os.environ.get("CLASSY_CLOTHING"),
+    reason="the clothing photos are not here: set CLASSY_CLOTHING to the folder with images.csv and images/",
+)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_recipe_loads_by_its_name(path: Path) -> None:
+    recipe = load_recipe(path.stem)
+    assert recipe.name == path.stem
+    assert recipe.digest() == load_recipe(str(path)).digest()
+    assert recipe.candidates[0].kind == "sklearn"  # a baseline comes before a champion
+    last = recipe.story.last_day or recipe.replay.end
+    assert all(recipe.replay.start < scenario.from_ < last for scenario in recipe.scenarios)
+
+
+def test_the_starter_s_alternatives_are_right_as_well() -> None:
+    text = (RECIPES / "starter.toml").read_text()
+    given = tomllib.loads(text)
+    blocks = [block for block in text.split("\n\n") if "# [source]" in block]
+    assert len(blocks) == 3
+    for block in blocks:
+        # A block's lines are commented out once; its opening words are prose.
+        body = block[block.index("# [source]") :]
+        lines = [line.removeprefix("# ") for line in body.splitlines()]
+        source = tomllib.loads("\n".join(lines))["source"]
+        assert Recipe.model_validate({**given, "source": source}).source.kind == source["kind"]
+    optional = [line[2:] for line in text.splitlines() if line.startswith(("# aliases", "# sender_pattern"))]
+    assert len(optional) == 2
+    edited = text
+    for line in optional:
+        edited = edited.replace(f"# {line}", line)
+    assert Recipe.model_validate(tomllib.loads(edited)).taxonomy.aliases["kitten"] == "cat"
+
+
+def test_digits_drifts_on_its_eleventh_day(settings: Settings) -> None:
+    recipe = load_recipe("digits")
+    assert recipe.drift_from == date(2026, 3, 11)
+    plan = open_source(recipe, settings).plan()
+    per_day = plan.groupby(plan["captured_at"].dt.date).size()
+    assert set(per_day) == {200}
+    assert len(per_day) == 18
+    assert set(plan["label"]) == set(recipe.taxonomy.classes)
+
+
+def wrong(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(ClassyError) as caught:
+        load_recipe(str(path))
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_each_wrong_field_is_named(tmp_path: Path) -> None:
+    text = (RECIPES / "digits.toml").read_text()
+    for old, new in {
+        "records = 3600": "records = 3",
+        "taste = 0.5": "tast = 0.5",
+        'fit = "stretch"': 'fit = "squeeze"',
+        "train_minutes = 3": "train_minutes = -1",
+        "days = 18": "days = 'many'",
+        "epochs = 12": "epochs = 1.5",
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    message = wrong(tmp_path, text)
+    for field in (
+        "source.records = 3", "source.tast: no such field", "image.fit = 'squeeze'", "budget.train_minutes = -1",
+        "replay.days = 'many'", "candidates.1.epochs = 1.5",
+    ):  # fmt: skip
+        assert field in message
+    assert "'crop'" in message  # what is allowed
+    assert "6 wrong" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('kind = "digits"', 'kind = "digit"', "'digits', 'torchvision', 'folder', 'manifest', 'sql'"),
+        ('kind = "digits"\n', "", "source"),
+        ('"0", "1"', '"0", "0"', "listed twice"),
+        ('name = "resnet"', 'name = "baseline"', "names two candidates"),
+        ("history_days = 6", "history_days = 60", "story.history_days=60"),
+        ("amount = 0.3", "amount = 1.3", "0 < amount <= 1"),
+        ('kind = "rotated"', 'kind = "new_class"', "label is missing"),
+        ('name = "digits"', 'name = "Digits!"', "name = 'Digits!'"),
+        ("[taxonomy]", "[taxonomie]", "taxonomy: is missing"),
+        ('fit = "stretch"', 'fit = "stretch', "not valid TOML"),
+    ],
+)
+def test_one_wrong_thing(tmp_path: Path, old: str, new: str, says: str) -> None:
+    text = (RECIPES / "digits.toml").read_text()
+    assert old in text
+    assert says in wrong(tmp_path, text.replace(old, new, 1))
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ClassyError, match=r"no such file. Recipes here: clothing, digits, starter"):
+        load_recipe("digit")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ClassyError, match="cannot be read"):
+        load_recipe(str(tmp_path / "bytes.toml"))
+
+
+def test_clothing_without_its_photos_says_what_to_set(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLASSY_CLOTHING", raising=False)
+    with pytest.raises(ClassyError, match="CLASSY_CLOTHING is not set"):
+        open_source(load_recipe("clothing"), settings)
+    monkeypatch.setenv("CLASSY_CLOTHING", str(settings.home))
+    with pytest.raises(ClassyError, match=r"images\.csv': no such file"):
+        open_source(load_recipe("clothing"), settings).plan()
+
+
+@needs_clothing
+def test_a_day_of_real_photos(settings: Settings) -> None:
+    recipe = load_recipe("clothing")
+    days: list[Any] = []
+    for day in (date(2026, 3, 2), date(2026, 3, 13)):
+        gathered = gather.run(settings, recipe, day=day)
+        days.append(validate.run(settings, recipe, raw_uri=gathered.raw_uri))
+        assert gathered.records > 200
+    for validated in days:
+        assert validated.ok, validated.reasons
+        assert validated.kept > 200
+        assert 0 < validated.by_reason["unknown_label"] < 40  # "Not sure", "Skip", "Other"
