@@ -1,6 +1,6 @@
 """What Feast knows: two entities, two views, the context made of them on demand, and the service a model names.
 
-    CLASSY_FEATURES_ROOT=$PWD/var/features CLASSY_FEATURES_PROJECT=digits feast -c feature_repo feature-views list
+    CLASSY_FEATURES_ROOT=$PWD/var/features feast -c feature_repo feature-views list
 
 Feast imports this file by itself, without the rest of Classy, so it imports nothing of it. What depends on
 the recipe comes in as `Parameters`; `pipelines/features.py` keeps them beside the registry, where Feast's

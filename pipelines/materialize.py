@@ -1,6 +1,8 @@
 """Make the features of one day and bring them online.
 
-classy materialize --shard-uri var/data/shards/date=2026-03-01
+    classy materialize --shard-uri var/data/shards/date=2026-03-01
+
+A day's features are dated by when they are available: a sender's profile at the day's end.
 """
 
 import hashlib

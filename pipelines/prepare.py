@@ -1,6 +1,8 @@
 """Turn one checked day into canonical images and what can be said of them.
 
-classy prepare --clean-uri var/data/clean/date=2026-03-01
+    classy prepare --clean-uri var/data/clean/date=2026-03-01
+
+The images are decoded here once, and never again by whoever trains or scores.
 """
 
 import hashlib

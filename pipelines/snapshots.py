@@ -1,103 +1,160 @@
-"""Who is trained on and who is tested on: the split of a snapshot, and opening one again.
-
-A sender is on one side for ever, drawn by a seeded hash of its name: held out (the test rows), validation
-or training. Near duplicates do not carry over: a group with a held-out photo loses its other photos, and
-of the rest a group with a validation photo loses its training photos.
-
-Time splits the held-out rows: the golden ones are older than `fresh_days` and were frozen by the first
-snapshot, the fresh ones are the newest. No row of any split lies after `as_of`.
-"""
+"""The rows of a snapshot: collected as of a time, the golden ones kept for ever, opened again."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
+import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
 
-from pipelines import files, recipe
+from monitoring.stores import open_store
+from pipelines import files
+from pipelines.errors import ClassyError
+from pipelines.images import spec_of
+from pipelines.profiles import TIME, read_index, shard_days
+from pipelines.recipe import Recipe
 from pipelines.settings import Settings
-from training.data import SPLITS, SnapshotData, open_snapshot
+from pipelines.split import assign, freeze
+from serving.pictures import STATS
+from training.data import SnapshotData, open_snapshot
 
-SIDES = ("holdout", "val", "train")
-"""In order of precedence: a near-duplicate group stays with the first of its sides."""
+GOLDEN = pa.schema(
+    [("image_id", pa.string()), ("label", pa.string()), ("labelled_at", TIME), ("shard_uri", pa.string())]
+)
+
+ROWS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("source_id", pa.string()),
+        ("captured_at", TIME),
+        ("group_id", pa.string()),
+        ("label", pa.string()),
+        ("label_index", pa.int64()),
+        ("split", pa.string()),
+        ("shard_uri", pa.string()),
+        ("row", pa.int64()),
+        ("context", pa.list_(pa.float32())),
+        ("defaulted", pa.bool_()),
+        *((name, pa.float64()) for name in STATS),
+    ]
+)
+"""rows.parquet, ordered by captured_at, image_id. `defaulted`: nothing was known about the sender then."""
 
 
-def side_of(source_id: str, spec: recipe.Snapshot) -> str:
-    """The side of a sender. Depends on its name and the spec alone, so more days never move it."""
-    digest = hashlib.sha256(f"{spec.seed}:{source_id}".encode()).digest()
-    draw = int.from_bytes(digest[:8], "big") / 2**64
-    if draw < spec.holdout_share:
-        return "holdout"
-    return "val" if draw < spec.holdout_share + spec.val_share else "train"
+def collect(
+    settings: Settings, recipe: Recipe, golden: pd.DataFrame | None, *, as_of: datetime, days: int
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The snapshot's rows but for their context, by captured_at and image_id, and each window shard's content hash.
 
-
-def sides(photos: pd.DataFrame, spec: recipe.Snapshot, *, held: Iterable[str] = ()) -> pd.Series:
-    """The side of each photo, or "dropped" for one whose near duplicate is on a side that goes before.
-
-    Args:
-        photos: source_id and group_id; all that are known in the window, labelled or not, so that a label
-            that comes later cannot turn a photo that was trained on into a copy of a test photo.
-        held: senders that are held out whatever the spec says: those of the golden rows.
+    Raises:
+        ClassyError: a shard is of another image spec, or a golden photo is in no shard.
     """
-    drawn = {source: side_of(source, spec) for source in photos["source_id"].unique()}
-    drawn |= dict.fromkeys(held, "holdout")
-    side = photos["source_id"].map(drawn)
-    rank = side.map({name: position for position, name in enumerate(SIDES)})
-    first = rank.groupby(photos["group_id"]).transform("min")
-    return side.where(rank == first, "dropped")
+    start = as_of - timedelta(days=days)
+    window = shard_days(settings.data_root, start=start, until=as_of)
+    older = [] if golden is None else sorted(set(golden["shard_uri"]) - set(window))
+    hashes = {uri: _checked_shard(uri, spec_of(recipe).digest()) for uri in [*older, *window]}
+    photos = _photos(hashes)
+    frozen = set() if golden is None else set(golden["image_id"])
+    _none_lost(frozen, photos)
+    inside = (photos["captured_at"] >= start) & (photos["captured_at"] < as_of)
+    # A golden row that was taken after this as_of (an older snapshot made again) is of the future.
+    photos = photos[inside | (photos["image_id"].isin(frozen) & (photos["captured_at"] < as_of))]
+    photos = photos.sort_values(["captured_at", "image_id"], ignore_index=True)
+
+    labels = _labels(settings, recipe, as_of)
+    if golden is None:
+        known = photos[photos["image_id"].isin(labels.index)]
+        frozen = set(freeze(known, as_of=as_of, spec=recipe.snapshot))
+    else:
+        said = golden[golden["labelled_at"] <= as_of].set_index("image_id")[["label", "labelled_at"]]
+        labels = pd.concat([labels[~labels.index.isin(frozen)], said])
+    photos["split"] = assign(photos, frozen, as_of=as_of, spec=recipe.snapshot)
+    photos = photos.join(labels, on="image_id")
+    rows = photos[photos["label"].notna() & (photos["split"] != "")].reset_index(drop=True)
+    position = {name: index for index, name in enumerate(recipe.taxonomy.classes)}
+    rows["label_index"] = rows["label"].map(position).astype("int64")
+    return rows, hashes
 
 
-def assign(photos: pd.DataFrame, golden: Iterable[str], *, as_of: datetime, spec: recipe.Snapshot) -> pd.Series:
-    """The split of each photo: train, val, golden, fresh, or "" for one that is left out.
-
-    Args:
-        photos: image_id, source_id, group_id, captured_at (aware UTC, all before `as_of`).
-        golden: image_ids of the frozen rows; where there are none yet, those that `freeze` would take.
-    """
-    frozen = photos["image_id"].isin(set(golden))
-    side = sides(photos, spec, held=photos.loc[frozen, "source_id"])
-    fresh = photos["captured_at"] >= as_of - timedelta(days=spec.fresh_days)
-    split = pd.Series("", index=photos.index, dtype=object)
-    split[side == "train"] = "train"
-    split[side == "val"] = "val"
-    split[(side == "holdout") & fresh] = "fresh"
-    split[frozen] = "golden"
-    return split
-
-
-def freeze(photos: pd.DataFrame, *, as_of: datetime, spec: recipe.Snapshot) -> list[str]:
-    """image_ids of the golden rows, if this is the first snapshot: held out, and older than the fresh ones."""
-    old = photos[photos["captured_at"] < as_of - timedelta(days=spec.fresh_days)]
-    pairs = zip(old["image_id"], old["source_id"], strict=True)
-    return sorted(image for image, source in pairs if side_of(source, spec) == "holdout")
-
-
-def judge(rows: pd.DataFrame, *, classes: Sequence[str], spec: recipe.Snapshot) -> list[str]:
-    """Why these rows (label, split) cannot be trained and judged on; empty when they can."""
-    reasons = []
-    train = rows.loc[rows["split"] == "train", "label"].value_counts()
-    short = {name: int(train.get(name, 0)) for name in classes if train.get(name, 0) < spec.min_rows_per_class}
-    if short:
-        shown = ", ".join(f"{name} has {count}" for name, count in short.items())
-        reasons.append(
-            f"too few training rows: {shown}; snapshot.min_rows_per_class={spec.min_rows_per_class}. "
-            f"Wait for labels, widen the window, or take the class out of taxonomy.classes"
+def _checked_shard(uri: str, spec_hash: str) -> str:
+    manifest = files.need_manifest(uri, "prepare")
+    if manifest["spec_hash"] != spec_hash:
+        raise ClassyError(
+            f"{uri}: made for image spec {manifest['spec_hash']}, the recipe's [image] is {spec_hash}; "
+            f"run `classy prepare` again for each day"
         )
-    remedies = {
-        "val": "snapshot.val_share gave no sender with labels; raise it or change snapshot.seed",
-        "golden": f"no labelled held-out row is older than snapshot.fresh_days={spec.fresh_days}; wait for more days",
-        "fresh": f"no labelled held-out row in the last snapshot.fresh_days={spec.fresh_days}; wait for labels",
+    return files.content_hash(manifest)
+
+
+def _photos(uris: Iterable[str]) -> pd.DataFrame:
+    columns = ["image_id", "row", "source_id", "captured_at", "group_id", *STATS]
+    schema = pa.schema([ROWS.field(name) for name in columns])
+    tables = []
+    for uri in uris:
+        table = read_index(uri, columns).cast(schema)
+        tables.append(table.append_column("shard_uri", pa.repeat(pa.scalar(uri), table.num_rows)))
+    empty = schema.append(pa.field("shard_uri", pa.string())).empty_table()
+    return pa.concat_tables([empty, *tables]).to_pandas()
+
+
+def _labels(settings: Settings, recipe: Recipe, as_of: datetime) -> pd.DataFrame:
+    """label and labelled_at by image_id, of what was said by `as_of`."""
+    truth = open_store(settings.database_url).truth(as_of=as_of)
+    return truth[truth["label"].isin(list(recipe.taxonomy.classes))].set_index("image_id")[["label", "labelled_at"]]
+
+
+# ----------------------------------------------------------------------------------------------- golden
+
+
+def read_golden(uri: str) -> pd.DataFrame | None:
+    """The frozen rows (GOLDEN), or None before the first snapshot that was fit to train on."""
+    if files.read_manifest(uri) is None:
+        return None
+    with fsspec.open(files.join(uri, "rows.parquet")) as file:
+        return pq.read_table(file).to_pandas()
+
+
+def _none_lost(frozen: set[str], photos: pd.DataFrame) -> None:
+    lost = sorted(frozen - set(photos["image_id"]))
+    if lost:
+        raise ClassyError(
+            f"{len(lost)} golden photos are in no shard any more, such as {lost[0]}; bring their raw days back and run "
+            f"`classy prepare`. Without them contenders could not be compared with champions"
+        )
+
+
+def freeze_golden(settings: Settings, uri: str, rows: pd.DataFrame, as_of: datetime) -> bool:
+    """Keep the golden rows for ever. False when others were kept first."""
+    mine = rows.loc[rows["split"] == "golden", GOLDEN.names]
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.home / "golden.lock"):
+        if files.read_manifest(uri) is not None:
+            return False
+        with files.new_partition(uri) as draft:
+            pq.write_table(pa.Table.from_pandas(mine, GOLDEN, preserve_index=False), draft.folder / "rows.parquet")
+            draft.meta = {"as_of": as_of.isoformat(), "count": len(mine)}
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- content
+
+
+def to_table(rows: pd.DataFrame, context: np.ndarray, defaulted: np.ndarray) -> pa.Table:
+    """`collect`'s rows with their context (float32 [N, F]) as ROWS."""
+    made = {
+        "context": pa.ListArray.from_arrays(
+            pa.array(np.arange(len(context) + 1) * context.shape[1], pa.int32()),
+            pa.array(context.ravel(), pa.float32()),
+        ),
+        "defaulted": pa.array(defaulted, pa.bool_()),
     }
-    present = set(rows["split"])
-    return reasons + [f"no {name} rows: {why}" for name, why in remedies.items() if name not in present]
-
-
-def counts(rows: pd.DataFrame) -> dict[str, int]:
-    """Rows a split, in the order of SPLITS."""
-    found = rows["split"].value_counts()
-    return {name: int(found.get(name, 0)) for name in SPLITS}
+    given = {name: pa.array(rows[name], ROWS.field(name).type) for name in ROWS.names if name not in made}
+    return pa.table([{**given, **made}[name] for name in ROWS.names], schema=ROWS)
 
 
 def identity(parts: dict[str, object], arrays: Sequence[np.ndarray]) -> str:
@@ -106,6 +163,9 @@ def identity(parts: dict[str, object], arrays: Sequence[np.ndarray]) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------- opening
 
 
 def read_snapshot(settings: Settings, uri: str) -> SnapshotData:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.shards import Rows, ShardError, open_shard, write_shard
@@ -56,6 +56,7 @@ def test_a_missing_torn_or_foreign_file_is_named(tmp_path: Path) -> None:
     shard=st.lists(st.integers(0, 2), min_size=1, max_size=20),
     draw=st.data(),
 )
+@settings(deadline=None)
 def test_rows_index_like_one_array(shard: list[int], draw: st.DataObject) -> None:
     shards = [pictures(4, seed=seed) for seed in range(3)]
     row = draw.draw(st.lists(st.integers(0, 3), min_size=len(shard), max_size=len(shard)))

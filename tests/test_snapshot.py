@@ -20,7 +20,8 @@ from pipelines.images import spec_of
 from pipelines.recipe import Recipe
 from pipelines.recipe import Snapshot as Spec
 from pipelines.settings import Settings
-from pipelines.snapshots import assign, freeze, read_snapshot, side_of
+from pipelines.snapshots import read_snapshot
+from pipelines.split import assign, freeze, side_of
 from serving.canonical import canonicalise
 from tests.conftest import TINY
 from tests.worlds import START, end_of, make_photos, write_world

@@ -61,8 +61,8 @@ def open_shard(folder: Path) -> Images:
     """
     path = folder / IMAGES
     try:
-        empty = np.load(path, mmap_mode=None, allow_pickle=False) if _is_empty(path) else None
-        images = np.load(path, mmap_mode="r", allow_pickle=False) if empty is None else empty
+        # An empty file's body cannot be mapped.
+        images = np.load(path, mmap_mode=None if _is_empty(path) else "r", allow_pickle=False)
     except FileNotFoundError:
         raise ShardError(f"{path}: no such shard; make it again with `classy prepare`") from None
     except (ValueError, EOFError) as error:
