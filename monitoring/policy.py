@@ -94,6 +94,6 @@ def _loss(evidence: Evidence, rules: Rules) -> str:
     if lost(evidence, rules):
         return f"Accuracy is down {points:.1f} points {rows}"
     if points <= 0:
-        return f"Accuracy holds {rows} ({-points:+.1f} points)"
+        return f"Accuracy holds {rows} ({0 - points:+.1f} points)"
     why = "too few to be sure" if evidence.loss >= rules.min_loss else f"min_loss is {100 * rules.min_loss:g} points"
     return f"Accuracy is down {points:.1f} points {rows}, {why}"

@@ -5,16 +5,21 @@ its charts are the verdict's own; its default tests raise false alarms on small 
 JavaScript, which makes a page of about 4.4 MB that opens anywhere, with no network.
 """
 
+import warnings
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from evidently import DataDefinition, Dataset, Report
-from evidently.legacy.calculations.stattests import StatTest, register_stattest
-from evidently.legacy.core import ColumnType
-from evidently.metrics import ValueDrift
+
+with warnings.catch_warnings():
+    # What Evidently imports warns of its own ageing, at length; nobody who runs a step can mend that.
+    warnings.simplefilter("ignore")
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.legacy.calculations.stattests import StatTest, register_stattest
+    from evidently.legacy.core import ColumnType
+    from evidently.metrics import ValueDrift
 
 from monitoring.drift import CLASS_MIX, Column, Drift
 
