@@ -79,6 +79,7 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Gathered:
     source = open_source(recipe, settings)
     raw_uri = join(settings.data_root, "raw", f"date={day}")
     said = list(_said(source, day))
+    store = open_store(settings.database_url)  # first: a database that cannot be used must leave no partition
     tally = _Tally()
     with new_partition(raw_uri) as draft:
         records = write_rows(draft.folder / "records.parquet", RAW, tally.rows(source, day))
@@ -89,5 +90,5 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Gathered:
         draft.meta.update(day=str(day), records=records, labels=len(said), recipe=recipe.digest())
     columns = ("image_id", "label", "labelled_at", "said_by")
     truth = [{name: row[name] for name in columns} | {"label": _class_or_said(row["label"], recipe)} for row in said]
-    save_labels(open_store(settings.database_url), truth)
+    save_labels(store, truth)
     return Gathered(raw_uri=raw_uri, day=str(day), records=records, labels=len(said), missing=tally.missing)

@@ -56,6 +56,7 @@ def run(settings: Settings, recipe: Recipe, *, raw_uri: str) -> Validated:
         ClassyError: there is no complete raw partition at `raw_uri`.
     """
     day = _day_of(raw_uri)
+    store = open_store(settings.database_url)  # first: a database that cannot be used must leave no partition
     folder = local(raw_uri, settings.home / "cache" / "raw")
     reasons = table_problems(folder, day)
     photos: list[Checked] = []
@@ -65,7 +66,7 @@ def run(settings: Settings, recipe: Recipe, *, raw_uri: str) -> Validated:
         labels = check_labels(pq.read_table(folder / "labels.parquet").to_pylist(), recipe)
         labels, collapsed = _class_mix(labels, recipe)
         reasons = [*_photo_reasons(photos, recipe), *collapsed]
-    judge_labels(open_store(settings.database_url), {said.image_id: (said.labelled_at, said.reason) for said in labels})
+    judge_labels(store, {said.image_id: (said.labelled_at, said.reason) for said in labels})
     return _write(settings, raw_uri, day, reasons, photos, labels)
 
 
