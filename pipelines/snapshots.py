@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -166,6 +167,18 @@ def identity(parts: dict[str, object], arrays: Sequence[np.ndarray]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- opening
+
+
+def newest_as_of(settings: Settings) -> datetime:
+    """The end of the newest day that has features: what a person who names no time means. Not for steps.
+
+    Raises:
+        ClassyError: no day has.
+    """
+    days = sorted(path.stem for path in (Path(settings.features_root) / "receipts").glob("*.json"))
+    if not days:
+        raise ClassyError(f"{settings.features_root}: no day has features yet; run `classy materialize` for one first")
+    return datetime.combine(date.fromisoformat(days[-1]), time(), UTC) + timedelta(days=1)
 
 
 def read_snapshot(settings: Settings, uri: str) -> SnapshotData:

@@ -20,7 +20,7 @@ from pipelines.images import spec_of
 from pipelines.recipe import Recipe
 from pipelines.recipe import Snapshot as Spec
 from pipelines.settings import Settings
-from pipelines.snapshots import read_snapshot
+from pipelines.snapshots import newest_as_of, read_snapshot
 from pipelines.split import assign, freeze, side_of
 from serving.canonical import canonicalise
 from tests.conftest import TINY
@@ -337,6 +337,18 @@ def test_a_golden_photo_that_is_gone_is_an_error(settings: Settings, recipe: Rec
     prepare.run(settings, recipe, clean_uri=files.join(settings.data_root, "clean", f"date={START}"))
     with pytest.raises(ClassyError, match="golden photos are in no shard"):
         snapshot.run(settings, recipe, as_of=end_of(START + 3 * DAY))
+
+
+def test_the_newest_time_is_the_end_of_the_last_day_with_features(
+    settings: Settings, recipe: Recipe, photos: pd.DataFrame
+) -> None:
+    with pytest.raises(ClassyError, match="classy materialize"):
+        newest_as_of(settings)
+    uris = write_world(settings, recipe, photos).clean_uris
+    shards = [prepare.run(settings, recipe, clean_uri=uri).shard_uri for uri in uris]
+    for uri in (shards[1], shards[0]):
+        materialize.run(settings, recipe, shard_uri=uri)
+    assert newest_as_of(settings) == end_of(START + DAY)
 
 
 @pytest.mark.parametrize(
