@@ -59,7 +59,7 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-class BadImage(ValueError):  # noqa: N818
+class BadImage(ValueError):
     """These bytes are not taken. `reason` is one word for tables, the message is for people."""
 
     for_people = True
