@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ks_2samp
 
 from monitoring import drift
+from monitoring.permutation import shuffles
 
 STATS = ("brightness", "contrast", "sharpness", "colourfulness", "entropy", "edge_density")
 CLASSES, WIDTH = 6, 24
@@ -301,7 +302,7 @@ def test_shuffles_keep_what_must_stay(data: st.DataObject) -> None:
     count = data.draw(st.integers(4, 40))
     senders = np.array(data.draw(st.lists(st.integers(0, 12), min_size=count, max_size=count)))
     is_window = np.arange(count) < data.draw(st.integers(1, count - 1))
-    sides, shuffled = drift.shuffles(senders, is_window, 20, np.random.default_rng(0))
+    sides, shuffled = shuffles(senders, is_window, 20, np.random.default_rng(0))
     assert (sides[0] == is_window).all()
     assert sides.any(axis=1).all(), "no side is ever empty"
     assert (~sides).any(axis=1).all(), "no side is ever empty"
@@ -329,6 +330,6 @@ def test_many_rows_are_thinned_alike_for_the_verdict_and_the_page() -> None:
 def test_a_day_is_judged_within_a_second() -> None:
     random = np.random.default_rng(9)
     reference, window = world(400, random), world(200, random)
-    started = time.perf_counter()
+    started = time.process_time()
     detect(reference, window)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0

@@ -90,9 +90,9 @@ def test_a_page_is_bounded_in_size_and_time() -> None:
     page_of(world(40, random), world(40, random))
     found = detect(reference, window)
     shown, current = drift.compared(reference, window, stats=STATS, min_rows=20, seed=1)
-    started = time.perf_counter()
+    started = time.process_time()
     page = reports.render(found, title="large", facts=[], reference=shown, window=current)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert len(page) < 6_000_000
 
 
