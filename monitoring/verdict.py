@@ -73,7 +73,6 @@ def rule(
     name = "fresh" if opponent == "champion" else "test"
     findings = list(objections)
     short = _enough(deciding, name, gates)
-    findings.append(short)
     if short.outcome == "pass" and deciding is not None:
         if opponent == "baseline":
             findings.append(_not_worse(deciding, "golden and fresh", gates, "the baseline", frozen=False))
@@ -87,6 +86,7 @@ def rule(
         findings.append(_calibration(pooled, gates))
     if opponent == "champion" and latency is not None:
         findings.append(_latency(latency, gates))
+    findings.append(short)
     return _conclude(findings, too_few=short.outcome == "unknown")
 
 
@@ -100,7 +100,8 @@ def _conclude(findings: list[Finding], *, too_few: bool) -> Ruling:
     elif "unknown" in outcomes:
         verdict = "INSUFFICIENT DATA"
     order = ["unknown", "fail", "pass"] if too_few else ["fail", "unknown", "pass"]
-    return Ruling(verdict=verdict, findings=tuple(sorted(findings, key=lambda finding: order.index(finding.outcome))))
+    findings.sort(key=lambda finding: (order.index(finding.outcome), too_few and finding.gate != "rows"))
+    return Ruling(verdict=verdict, findings=tuple(findings))
 
 
 # ------------------------------------------------------------------------------------------------- gates

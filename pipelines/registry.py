@@ -31,8 +31,8 @@ def version_of(client: MlflowClient, settings: Settings, run_id: str) -> str | N
     return min((str(version.version) for version in found), key=int, default=None)
 
 
-def register(client: MlflowClient, settings: Settings, run_id: str) -> str:
-    """The version of this run's packaged model; made where there is none yet.
+def register(client: MlflowClient, settings: Settings, run_id: str, tags: dict[str, str] | None = None) -> str:
+    """The version of this run's packaged model; made, with these tags, where there is none yet.
 
     Raises:
         ClassyError: the run has no packaged model.
@@ -47,7 +47,7 @@ def register(client: MlflowClient, settings: Settings, run_id: str) -> str:
         )
     _ensure_model(client, settings.model_name)
     model_id = model_uri.rsplit("/", 1)[-1]
-    made = client.create_model_version(settings.model_name, model_uri, run_id=run_id, model_id=model_id)
+    made = client.create_model_version(settings.model_name, model_uri, run_id=run_id, tags=tags, model_id=model_id)
     # The tag by which MLflow's page of a logged model links to its versions.
     link = json.dumps([{"name": settings.model_name, "version": int(made.version)}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
@@ -91,13 +91,6 @@ def need_version(client: MlflowClient, settings: Settings, version: str) -> Mode
             f"model {settings.model_name} version {version}: not in the registry at {settings.mlflow_uri}; "
             "was it deleted, or does CLASSY_MLFLOW_URI or CLASSY_MODEL_NAME point elsewhere?"
         ) from error
-
-
-def version_url(settings: Settings, version: str) -> str:
-    """The version's page; without a server, the address that MLflow's own commands take."""
-    if settings.mlflow_uri.startswith(("http://", "https://")):
-        return f"{settings.mlflow_uri.rstrip('/')}/#/models/{settings.model_name}/versions/{version}"
-    return f"models:/{settings.model_name}/{version}"
 
 
 def project(client: MlflowClient, settings: Settings, store: Store) -> dict[str, str]:
