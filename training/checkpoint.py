@@ -71,9 +71,14 @@ def optimizer_tensors(optimizer: Optimizer) -> State:
 
 def restore_optimizer(optimizer: Optimizer, tensors: State) -> None:
     """Put back what `optimizer_tensors` gave, into an optimizer made the same way."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split("/", 1)
+        weight = weights[int(number)]
+        if value.shape == weight.shape:
+            # The fused kernel walks memory: moments must lie as their weights do (channels-last), or it mixes them up.
+            value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

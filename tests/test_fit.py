@@ -1,0 +1,226 @@
+"""The loop: it learns, twice the same, ends when told, and a killed run resumes as if nothing had happened."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_models import CONTEXT, split
+from training import checkpoint
+from training.baseline import standardise
+from training.fit import (
+    CHECKPOINT,
+    Epoch,
+    Fit,
+    FitError,
+    FitOptions,
+    Fitted,
+    augment,
+    epoch_order,
+    logits_of,
+    pick_device,
+    pick_precision,
+)
+from training.metrics import accuracy
+from training.models import Classifier, ModelSpec, build
+
+CPU = torch.device("cpu")
+OPTIONS = FitOptions(
+    name="resnet",
+    seed=7,
+    epochs=3,
+    batch=32,
+    lr=5e-3,
+    weight_decay=1e-2,
+    label_smoothing=0.05,
+    flip=False,
+    shift=0.08,
+    data="digits",
+)
+
+
+def train(folder: Path, options: FitOptions = OPTIONS, *, budget: float = 1e9, rows: int = 200,
+          on_epoch=lambda epoch: None) -> tuple[Classifier, Fitted]:  # fmt: skip
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    spec = ModelSpec(kind="resnet", classes=10, context=CONTEXT, size=16, options={"width": 8, "blocks": [1, 1]})
+    model, train_rows = build(spec), split(rows)
+    standardise(model, train_rows)
+    fitted = Fit(model, train_rows, split(80, 1000), options, CPU).run(folder, budget_seconds=budget, on_epoch=on_epoch)
+    return model, fitted
+
+
+def same(one: Classifier, other: Classifier) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in mine.items())
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    model, fitted = train(tmp_path, replace(OPTIONS, epochs=10, lr=1e-2), rows=800)
+    rows = split(200, 1200)
+    logits, embedding = logits_of(model, rows, CPU)
+    assert accuracy(logits, rows.labels) > 0.9
+    assert embedding.shape[0] == 200
+    assert (fitted.epochs, fitted.stopped_by, fitted.resumed_from) == (10, "epochs", None)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_runs_give_the_same_weights(tmp_path: Path, precision: str) -> None:
+    options = replace(OPTIONS, epochs=2, flip=True, recent_weight=1.5, recent_since="2026-02-01", precision=precision)
+    one, _ = train(tmp_path / "one", options)
+    other, _ = train(tmp_path / "other", options)
+    assert same(one, other)
+    another, _ = train(tmp_path / "another", replace(options, seed=8))
+    assert not same(one, another)
+
+
+def killed_after(folder: Path, epoch: int) -> None:
+    """Train in another process, which gets SIGKILL when it has told of `epoch`. A fork: torch is imported already."""
+
+    def die(finished: Epoch) -> None:
+        if finished.epoch == epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        try:
+            train(folder, on_epoch=die)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def test_a_killed_training_resumes_at_its_last_epoch_and_ends_the_same(tmp_path: Path) -> None:
+    whole, _ = train(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    killed_after(killed, 2)
+    told: list[Epoch] = []
+    resumed, fitted = train(killed, on_epoch=told.append)
+    assert (fitted.resumed_from, fitted.epochs) == (2, 3)
+    assert [epoch.epoch for epoch in told] == [2, 3], "the epoch that may not have been told is told again"
+    assert same(whole, resumed)
+
+
+def test_a_training_that_is_over_is_not_repeated(tmp_path: Path) -> None:
+    once, _ = train(tmp_path)
+    told: list[Epoch] = []
+    again, fitted = train(tmp_path, on_epoch=told.append)
+    assert [epoch.epoch for epoch in told] == [3]
+    assert fitted.resumed_from == 3
+    assert same(once, again)
+
+
+@pytest.mark.parametrize("how", ["other options", "torn file"])
+def test_a_checkpoint_that_is_not_ours_is_not_resumed(tmp_path: Path, how: str) -> None:
+    train(tmp_path)
+    if how == "torn file":
+        path = tmp_path / CHECKPOINT
+        path.write_bytes(path.read_bytes()[:1000])
+        options = OPTIONS
+    else:
+        options = replace(OPTIONS, data="other rows")
+    _, fitted = train(tmp_path, options)
+    assert fitted.resumed_from is None
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / CHECKPOINT
+    checkpoint.write_tensors(path, {"a": torch.ones(2)}, {"epoch": 1})
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_tensors(path, {"a": torch.zeros(2)}, {"epoch": 2})
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [CHECKPOINT], "nothing half-written stays"
+
+
+def test_the_budget_ends_it_in_order_with_the_best_weights(tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=10_000)
+    model, fitted = train(tmp_path, options, budget=1.0)
+    assert fitted.stopped_by == "budget"
+    assert 1 <= fitted.epochs < 10_000
+    tensors, meta = checkpoint.read_tensors(tmp_path / CHECKPOINT)
+    losses = [epoch["val_loss"] for epoch in meta["history"]]
+    assert fitted.best_epoch == int(np.argmin(losses)) + 1
+    best = checkpoint.without("best", tensors)
+    assert all(torch.equal(value, best[key]) for key, value in model.state_dict().items())
+
+
+def test_a_budget_shorter_than_an_epoch_still_gives_a_model(tmp_path: Path) -> None:
+    _, fitted = train(tmp_path, budget=1e-6)
+    assert (fitted.epochs, fitted.stopped_by) == (1, "budget")
+
+
+def test_patience_stops_a_training_that_gets_no_better(tmp_path: Path) -> None:
+    # Steps too small to change anything: the first epoch stays the best.
+    _, fitted = train(tmp_path, replace(OPTIONS, epochs=50, lr=1e-12, patience=2))
+    assert fitted.stopped_by == "patience"
+    assert fitted.epochs == fitted.best_epoch + 2
+
+
+def test_a_loss_that_is_not_finite_names_candidate_epoch_and_rate(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match=r"candidate resnet: the loss is (nan|inf) in epoch 1 at lr=.*lower its lr"):
+        train(tmp_path, replace(OPTIONS, lr=1e38))
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_recent_rows_are_drawn_more_often() -> None:
+    recent = np.arange(1000) >= 900
+    options = replace(OPTIONS, recent_weight=2.5)
+    order = epoch_order(options, recent, 1)
+    drawn = np.bincount(order, minlength=1000)
+    assert (drawn[:900] == 1).all()
+    assert set(drawn[900:]) == {2, 3}
+    assert drawn[900:].mean() == pytest.approx(2.5, abs=0.2)
+    assert not np.array_equal(order, epoch_order(options, recent, 2))
+
+
+def test_augmentation_shifts_and_mirrors_whole_pictures() -> None:
+    side, most = 8, 2
+    image = np.arange(side * side * 3, dtype=np.uint8).reshape(1, side, side, 3)
+    batch = torch.from_numpy(np.repeat(image, 200, axis=0))
+    options = replace(OPTIONS, shift=0.25, flip=True)
+    moved = augment(batch, options, np.random.default_rng(0))
+    wide = np.pad(image[0], ((most, most), (most, most), (0, 0)), mode="edge")
+    allowed = {
+        wide[y : y + side, x : x + side][:, ::step].tobytes()
+        for y in range(2 * most + 1)
+        for x in range(2 * most + 1)
+        for step in (1, -1)
+    }
+    seen = {picture.numpy().tobytes() for picture in moved}
+    assert seen <= allowed
+    assert len(seen) > 25
+    assert augment(batch, replace(OPTIONS, shift=0.0), np.random.default_rng(0)) is batch
+
+
+def test_too_few_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match="resnet: 1 training and 80 validation rows"):
+        train(tmp_path, rows=1)
+
+
+def test_device_and_precision_are_what_was_asked_or_said_why_not() -> None:
+    assert pick_precision("float32", CPU) == "float32"
+    assert pick_precision("auto", CPU) in ("float32", "bfloat16")
+    if torch.cuda.is_available():
+        assert pick_device("auto").type == "cuda"
+    else:
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(FitError, match="CLASSY_DEVICE=cuda"):
+            pick_device("cuda")
+
+
+def test_a_checkpoint_is_json_and_tensors(tmp_path: Path) -> None:
+    train(tmp_path)
+    raw = (tmp_path / CHECKPOINT).read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    assert json.loads(header["__metadata__"]["json"])["best_epoch"] in (1, 2, 3)
