@@ -13,6 +13,7 @@ TINY = {
     "taxonomy": {"classes": list("0123456789")},
     "replay": {"start": "2026-03-01", "days": 6, "label_delay_days": [0.2, 0.9]},
     "image": {"size": 16, "fit": "stretch"},
+    "snapshot": {"fresh_days": 1},
     "candidates": [
         {"name": "baseline", "kind": "sklearn"},
         {"name": "resnet", "kind": "resnet", "epochs": 2, "width": 8, "blocks": [1, 1]},
