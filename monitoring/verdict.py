@@ -6,11 +6,10 @@ Three kinds of opponent, three questions:
 - a baseline, while there is no champion: not worse on all rows together;
 - guessing the commonest class, where there is neither: clearly better on all rows together.
 
-"Clearly better" takes two witnesses, because each alone is too sure somewhere: the bound of the bootstrap
-over senders (too sure with few senders) and the exact McNemar test (too sure when a sender's photos fail
-together). "Not worse" means that the lower bound is above minus the margin. Where the interval is too wide
-to say, although the difference seen is less than half the margin, the verdict is INSUFFICIENT DATA and not
-HOLD: nothing speaks against the contender, the rows just cannot tell.
+"Clearly better" means that the lower bound is above 0 and that the exact McNemar test agrees, because with
+few senders a bootstrap is too sure. "Not worse" means that the lower bound is above minus the margin. Where
+the interval is too wide to say, although the difference seen is a loss of less than half the margin or none,
+the verdict is INSUFFICIENT DATA and not HOLD: nothing speaks against the contender, the rows cannot tell.
 """
 
 from dataclasses import dataclass

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import f1_score, log_loss
 from statsmodels.stats.contingency_tables import mcnemar
 
@@ -17,6 +18,7 @@ from monitoring.comparison import (
     measure,
     one_sided_mcnemar,
     reliability,
+    score_interval,
     slice_masks,
     slice_table,
 )
@@ -131,6 +133,35 @@ def test_the_one_sided_test_is_half_of_the_exact_two_sided_one(wins: int, losses
         assert p == pytest.approx(two_sided / 2)
     else:
         assert p >= 0.5
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 300))
+@settings(deadline=None)
+def test_the_score_interval_agrees_with_mcnemars_test_and_mirrors(wins: int, losses: int, same: int) -> None:
+    rows = wins + losses + same + 1
+    low, high = score_interval(wins, losses, rows, confidence=0.95)
+    assert -1 <= low <= (wins - losses) / rows <= high <= 1
+    assert score_interval(losses, wins, rows, confidence=0.95) == pytest.approx((-high, -low), abs=1e-9)
+    if wins + losses:
+        # Without continuity correction the test of "no difference" is the same statistic.
+        z = (wins - losses) / np.sqrt(wins + losses)
+        assert (low > 1e-9) == (z > norm.ppf(0.95)) or z == pytest.approx(norm.ppf(0.95), abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 20, 150, 3000])
+def test_rows_without_a_difference_do_not_show_that_there_is_none(rows: int) -> None:
+    z2 = norm.ppf(0.95) ** 2
+    assert score_interval(0, 0, rows, confidence=0.95)[0] == pytest.approx(-z2 / (rows + z2), abs=1e-9)
+    same = world(3, rows=rows)
+    assert compared(replace(same, opponent=same.contender)).low == pytest.approx(-z2 / (rows + z2), abs=1e-9)
+
+
+def test_the_bounds_hold_as_often_as_they_say() -> None:
+    rng, truth, held = np.random.default_rng(0), 0.05, 0
+    for _ in range(2000):
+        wins, losses, _same = rng.multinomial(120, [0.10, 0.05, 0.85])
+        held += score_interval(int(wins), int(losses), 120, confidence=0.95)[0] <= truth
+    assert held / 2000 == pytest.approx(0.95, abs=0.015)
 
 
 def test_photos_of_one_sender_count_as_less_than_as_many_senders() -> None:

@@ -1,5 +1,6 @@
 """Going back: to a model that still loads, further back the second time, once a run key."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -81,6 +82,11 @@ def test_bad_arguments_are_named(case: Case, arguments: dict[str, Any], error: t
 def test_before_the_first_promotion_there_is_nothing_to_roll_back(settings: Settings, recipe: Recipe) -> None:
     with pytest.raises(LedgerError, match="nothing is in production yet"):
         rollback.run(settings, recipe, reason="panic", run_key="oops")
+
+
+def test_a_model_that_is_on_this_machine_no_more_is_fetched_again(case: Case) -> None:
+    shutil.rmtree(case.settings.home / "cache" / "models")
+    assert back(case).version == "1"
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "card.json"])
