@@ -22,6 +22,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.linalg import eigh
+from threadpoolctl import threadpool_limits
 
 from monitoring.permutation import Floats, distances, max_t, shuffles
 
@@ -198,13 +200,26 @@ def components(embedding: Floats, count: int = COMPONENTS) -> Floats:
     if complete.sum() < 2:
         return scores
     centred = embedding[complete] - embedding[complete].mean(axis=0)
-    _, values, axes = np.linalg.svd(centred, full_matrices=False)
-    axes = axes[: scores.shape[1]]
-    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    scores[np.ix_(complete, np.arange(len(axes)))] = centred @ axes.T
-    # An axis without variance carries rounding noise only, and noise must not be compared.
-    scores[:, : len(axes)][:, values[: len(axes)] <= 1e-9 * max(float(values[0]), 1e-300)] = 0.0
+    scores[complete] = _leading(centred, scores.shape[1])
     return scores
+
+
+def _leading(centred: Floats, count: int) -> Floats:
+    """Scores on the leading axes by the smaller of the two Gram matrices: a tenth of the time of a full SVD."""
+    rows, width = centred.shape
+    wide = width > rows
+    gram = centred @ centred.T if wide else centred.T @ centred
+    last = len(gram) - 1
+    # On a busy machine the threads of BLAS wait for each other: one takes 2 ms here, two took 60 to 700.
+    with threadpool_limits(1, user_api="blas"):
+        values, vectors = eigh(gram, subset_by_index=[max(0, last - count + 1), last])
+    values, vectors = values[::-1], vectors[:, ::-1]
+    axes = centred.T @ vectors if wide else vectors
+    signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    found = (vectors * np.sqrt(np.clip(values, 0, None)) if wide else centred @ vectors) * signs
+    # An axis without variance carries rounding noise only, and noise must not be compared.
+    found[:, values <= 1e-12 * max(float(values[0]), 1e-300)] = 0.0
+    return np.pad(found, ((0, 0), (0, count - found.shape[1])))
 
 
 def _lacking(name: str, reference: pd.DataFrame, window: pd.DataFrame) -> str:

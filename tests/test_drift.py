@@ -102,6 +102,23 @@ def test_components_do_not_follow_the_noise_of_the_reference() -> None:
     assert fitted > 15, "axes of the reference alone are the reason for fitting on both"
 
 
+@pytest.mark.parametrize("shape", [(60, 8), (20, 50), (9, 2)])
+def test_components_are_those_of_a_full_decomposition(shape: tuple[int, int]) -> None:
+    rows = np.random.default_rng(4).normal(size=shape) * np.linspace(3, 1, shape[1])
+    centred = rows - rows.mean(axis=0)
+    left, values, axes = np.linalg.svd(centred, full_matrices=False)
+    count = min(3, shape[1])
+    signs = np.sign(axes[np.arange(count), np.abs(axes[:count]).argmax(axis=1)])
+    assert drift.components(rows) == pytest.approx((left * values)[:, :count] * signs, abs=1e-8)
+
+
+def test_an_axis_without_variance_is_no_column() -> None:
+    line = np.outer(np.arange(30.0), [1.0, 2.0, -3.0])
+    scores = drift.components(line)
+    assert np.ptp(scores[:, 0]) > 0
+    assert (scores[:, 1:] == 0).all()
+
+
 # ------------------------------------------------------------------------------------------------- power
 
 
