@@ -71,8 +71,8 @@ def connect(settings: Settings) -> MlflowClient:
     if mlflow.get_tracking_uri() != uri:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         _ensure_experiment(client, settings)
     except (MlflowException, SQLAlchemyError) as error:
         raise ClassyError(f"CLASSY_MLFLOW_URI={uri}: cannot be used: {error}") from error

@@ -1,11 +1,15 @@
 """A snapshot of real digits, written as `classy snapshot` would: for tests of what reads snapshots."""
 
+import tempfile
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from mlflow.tracking import MlflowClient
 from sklearn.datasets import load_digits
 
 from pipelines import files
@@ -19,6 +23,20 @@ from training.shards import write_shard
 
 AS_OF = datetime(2026, 3, 7, tzinfo=UTC)
 COUNTS = {"train": 300, "val": 90, "golden": 80, "fresh": 40}
+
+
+@cache
+def _empty_mlflow() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mlflow.db"
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+        return path.read_bytes()
+
+
+def put_mlflow(settings: Settings) -> None:
+    """An MLflow database with its tables and nothing in them: MLflow takes seconds to make one."""
+    (settings.home / "mlflow").mkdir(parents=True)
+    (settings.home / "mlflow" / "mlflow.db").write_bytes(_empty_mlflow())
 
 
 def digit_images(count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
