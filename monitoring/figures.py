@@ -96,10 +96,12 @@ def draw_reliability(path: Path, paired: Paired, contender: str, opponent: str) 
     ):
         confidence, accuracy, rows = reliability(said, paired.labels)
         error = float(np.sum(rows * np.abs(confidence - accuracy)) / rows.sum())
-        curve.plot(confidence, accuracy, color=colour, linewidth=1.6, label=f"{name} (calibration error {error:.3f})")
-        curve.scatter(confidence, accuracy, s=16 + 160 * rows / rows.sum(), color=colour, zorder=3, alpha=0.85)
-        bars.bar(confidence + shift * 0.012, rows, width=0.024, color=colour)
-    curve.set(xlim=(0, 1), ylim=(0, 1), ylabel="how often it is right")
+        curve.plot(
+            confidence, accuracy, color=colour, linewidth=1, alpha=0.7, label=f"{name}, calibration error {error:.3f}"
+        )
+        curve.scatter(confidence, accuracy, s=14 + 140 * rows / rows.sum(), color=colour, zorder=3, alpha=0.85)
+        bars.bar(confidence + shift * 0.01, rows, width=0.02, color=colour)
+    curve.set(xlim=(-0.02, 1.04), ylim=(-0.04, 1.04), ylabel="how often it is right")
     bars.set(xlabel="how confident it is", ylabel="photos")
     for axes in (curve, bars):
         axes.xaxis.set_major_formatter(PercentFormatter(1))

@@ -125,7 +125,7 @@ def _better(found: Comparison, name: str, gates: Gates) -> Finding:
     seen = (
         f"{_accuracies(found)}, {_signed(found.difference)} ({_bound(found, gates)}, {_on(found)}; "
         f"only the contender was right on {found.only_contender}, only the opponent on {found.only_opponent}, "
-        f"exact McNemar p = {_p(found.p_value)})"
+        f"exact McNemar p {_p(found.p_value)})"
     )
     if sure:
         return Finding(gate="better", outcome="pass", sentence=f"Better on {name} rows: accuracy {seen}.")
@@ -226,4 +226,4 @@ def _points(value: float) -> str:
 
 
 def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 1e-4 else "below 0.0001"
+    return f"= {value:.2g}" if value >= 1e-4 else "below 0.0001"
