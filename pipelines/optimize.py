@@ -50,6 +50,11 @@ def run(settings: Settings, recipe: Recipe, *, run_id: str) -> Optimized:
         ClassyError: no such run, it is not trained yet, the recipe's image is another one, or MLflow not reachable.
         ExportError: the graph cannot be made, or does not say what the module says.
     """
+    with tracking.answering(settings):
+        return _optimize(settings, recipe, run_id)
+
+
+def _optimize(settings: Settings, recipe: Recipe, run_id: str) -> Optimized:
     client = tracking.connect(settings)
     known = tracking.need_run(client, run_id)
     if tracking.OPTIMIZED in known.data.tags:

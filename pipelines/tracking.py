@@ -7,6 +7,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import httpx
@@ -77,6 +79,20 @@ def connect(settings: Settings) -> MlflowClient:
     except (MlflowException, SQLAlchemyError) as error:
         raise ClassyError(f"CLASSY_MLFLOW_URI={uri}: cannot be used: {error}") from error
     return client
+
+
+@contextmanager
+def answering(settings: Settings) -> Iterator[None]:
+    """Say in a sentence that the server went away in the middle of a step; what was done stays and is taken up."""
+    try:
+        yield
+    except MlflowException as error:
+        if "failed with exception" not in error.message:
+            raise
+        raise ClassyError(
+            f"CLASSY_MLFLOW_URI={settings.mlflow_uri}: the server stopped answering; when it is back, run this again, "
+            f"it goes on where it was ({error.message[:200]})"
+        ) from error
 
 
 def _probe(uri: str) -> None:

@@ -67,7 +67,7 @@ def run(
     client = tracking.connect(settings)
     state = state_folder(settings, run_key, candidate)
     try:
-        with FileLock(state / "lock", timeout=0):
+        with FileLock(state / "lock", timeout=0), tracking.answering(settings):
             return _train(settings, recipe, chosen, client, state, snapshot_uri, run_key, minutes * 60)
     except Timeout:
         progress = state / "progress.json"

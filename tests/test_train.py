@@ -10,6 +10,7 @@ import pytest
 import torch
 from filelock import FileLock
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 
 from pipelines import fitting, tracking, train
 from pipelines.errors import ClassyError
@@ -224,6 +225,22 @@ def test_no_server_is_said_before_anything_is_trained(settings: Settings, recipe
     away = load_settings(home=settings.home, mlflow_uri="http://127.0.0.1:9")
     with pytest.raises(ClassyError, match="CLASSY_MLFLOW_URI"):
         fit_step(away, recipe, snapshot)
+
+
+def test_a_server_that_goes_away_in_the_middle_is_said_and_the_run_is_taken_up(
+    settings: Settings, recipe: Recipe, snapshot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        # What MLflow's client raises when its retries are used up.
+        raise MlflowException("API request to http://x/api failed with exception HTTPConnectionPool(...)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunBook, "log_epoch", gone)
+        with pytest.raises(
+            ClassyError, match=r"CLASSY_MLFLOW_URI=.*stopped answering; when it is back, run this again"
+        ):
+            fit_step(settings, recipe, snapshot)
+    assert fit_step(settings, recipe, snapshot).resumed_from == 1
 
 
 def test_torchvision_by_name(settings: Settings, recipe: Recipe, snapshot: str) -> None:
