@@ -1,6 +1,7 @@
 """`classy`: every step, the loop, and what is in production. Made from the same functions as the DAGs."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -281,7 +282,8 @@ def history(
     """What served when, and why."""
     from pipelines.status import history as find
 
-    show(find(load_settings(), at=_time(at, "--at") if at else None), json_)
+    rows = find(load_settings(), at=_time(at, "--at") if at else None)
+    show(rows, json_, columns=("generation", "version", "kind", "from_data_time", "by", "reason"))
 
 
 # ------------------------------------------------------------------------------------------------ pages
@@ -339,6 +341,7 @@ def db_upgrade(json_: JsonOption = False) -> None:
 
 def main() -> None:
     """The door: an error meant for people is one message on stderr and exit code 1, anything else a traceback."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     try:
         app()
     except Exception as error:

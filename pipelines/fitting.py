@@ -19,6 +19,11 @@ from training.fit import Epoch, Fit, FitOptions, logits_of, pick_device, pick_pr
 from training.models import Classifier, ModelSpec, build, load_weights, torchvision_side
 
 
+SMALL = 32
+"""Pictures up to this side are trained on one thread: sharing a batch out costs as much as it saves, and threads
+that wait for each other stand still on a machine that does other things."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One training, decided: what is built, how, and where it runs."""
@@ -97,7 +102,7 @@ def plan(settings: Settings, recipe: Recipe, candidate: Candidate, data: Snapsho
         options=options,
         device=device,
         precision=precision,
-        threads=use_threads(settings.threads),
+        threads=use_threads(settings.threads or (1 if spec.size <= SMALL else 0)),
     )
 
 

@@ -149,6 +149,10 @@ class Stack:
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300" if self.replay else "30",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.airflow_home / 'airflow.db'}",
+            # Tasks share the cores with the servers: a thread that waits should sleep, not spin.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            # MLflow's seven workers for jobs that Classy does not have.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             # Libraries' telemetry stays off.
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "DO_NOT_TRACK": "1",

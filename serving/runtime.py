@@ -92,6 +92,8 @@ def load_model(folder: Path, *, threads: int = 0) -> Model:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Threads that wait should sleep: spinning takes the cores from whoever has work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         # From the bytes that were hashed: nobody can change the file in between.
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

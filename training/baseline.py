@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from training.data import Split
 from training.models import Classifier, ModelSpec, build, pixel_statistics
@@ -30,7 +31,9 @@ def fit_baseline(spec: ModelSpec, train: Split, *, c: float, seed: int, batch: i
     rows = np.concatenate([_features(model, images, context) for images, context, _ in train.batches(batch)])
     if len(np.unique(train.labels)) < 2:
         raise ValueError(f"training rows of one class only, {len(train)} of them: nothing to tell apart")
-    regression = LogisticRegression(C=c, max_iter=ITERATIONS, random_state=seed).fit(rows, train.labels)
+    # Its matrices are small: BLAS threads would wait for each other most of the time.
+    with threadpool_limits(1, user_api="blas"):
+        regression = LogisticRegression(C=c, max_iter=ITERATIONS, random_state=seed).fit(rows, train.labels)
     weight = np.zeros((spec.classes, rows.shape[1]), np.float32)
     bias = np.full(spec.classes, UNSEEN_LOGIT, np.float32)
     if len(regression.classes_) == 2:
