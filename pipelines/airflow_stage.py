@@ -26,7 +26,7 @@ class AirflowStage:
     say: Callable[[str], None] = field(default=print)
 
     def open(self) -> None:
-        """Wait until the DAGs are parsed, then let all but scoring run."""
+        """Wait until the DAGs are parsed, then let them run."""
 
         def parsed() -> bool:
             if errors := self.client.import_errors():
@@ -34,7 +34,7 @@ class AirflowStage:
             return self.client.known_dags() >= DAGS
 
         self._wait(parsed, "parsing the DAGs", 120)
-        for dag_id in sorted(DAGS - {"classy_scoring"}):
+        for dag_id in sorted(DAGS):
             self.client.pause(dag_id, False)
         self.store = open_store(self.settings.database_url)
 
@@ -58,12 +58,9 @@ class AirflowStage:
         conf = {"as_of": known_by.isoformat(), "reason": "the first champion", "approval": False}
         self.client.trigger("classy_training", run_id=FIRST, logical_date=None, conf=conf)
         self._wait(self._quiet, "training the first champion")
-        current = self.store.current()
-        if current is None:
+        if self.store.current() is None:
             verdict = self.store.decision(f"judge-{FIRST}")
             raise ClassyError(f"the first contender was not promoted: {verdict['reason'] if verdict else 'no verdict'}")
-        # Scoring listens from now on: before there is a champion it would have nothing to say.
-        self.client.pause("classy_scoring", False)
 
     def live(self, day: date) -> None:
         self._trigger_day(day)

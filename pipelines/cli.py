@@ -255,7 +255,7 @@ def _tell(play: Callable[..., Any], recipe: str, as_json: bool) -> None:
 
     settings, loaded = _door(recipe)
     console = Console(stderr=as_json)
-    summary = play(settings, loaded, lambda line: console.print(line, highlight=False, markup=False))
+    summary = play(settings, loaded, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
     if as_json:
         show(summary.as_json(), True)
     else:

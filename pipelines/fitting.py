@@ -18,7 +18,6 @@ from training.data import SnapshotData, Split
 from training.fit import Epoch, Fit, FitOptions, logits_of, pick_device, pick_precision, use_threads
 from training.models import Classifier, ModelSpec, build, load_weights, torchvision_side
 
-
 SMALL = 32
 """Pictures up to this side are trained on one thread: sharing a batch out costs as much as it saves, and threads
 that wait for each other stand still on a machine that does other things."""

@@ -111,12 +111,12 @@ def table(summary: Any, console: Console) -> None:
     rows = Table("day", "photos", "accuracy", "drift", "decision", "champion")
     for day in summary.days:
         accuracy = "–" if day.accuracy is None else f"{day.accuracy:.1%}"
-        changed = " ← the world changes" if day.date == summary.drift_from else ""
+        if day.date == summary.drift_from:
+            rows.add_section()
         champion = f"v{day.champion}" if day.champion else "–"
-        rows.add_row(
-            day.date + changed, str(day.photos or "–"), accuracy, day.drift or "–", day.action or "–", champion
-        )
+        rows.add_row(day.date, str(day.photos or "–"), accuracy, day.drift or "–", day.action or "–", champion)
     console.print(rows)
+    console.print(f"the world changes on {summary.drift_from}" if summary.drift_from else "the world does not change")
     shares = (_share(summary.accuracy_before), _share(summary.accuracy_drifted), _share(summary.accuracy_after))
     console.print("accuracy before {}, after the change {}, after the retraining {}".format(*shares))
     console.print(f"detected {summary.detected_on}, retrained {summary.retrained_on}, recovered {summary.recovered_on}")
