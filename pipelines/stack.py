@@ -146,6 +146,8 @@ class Stack:
             "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "wiring=INFO pipelines=INFO training=INFO",
             # A step of the loop is a second or two: do not sleep a second between looking for the next.
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            # A task's supervisor may miss the end of its process by a moment and then sleeps this long, in seconds.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300" if self.replay else "30",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.airflow_home / 'airflow.db'}",
