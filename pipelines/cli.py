@@ -283,7 +283,13 @@ def history(
     from pipelines.status import history as find
 
     rows = find(load_settings(), at=_time(at, "--at") if at else None)
-    show(rows, json_, columns=("generation", "version", "kind", "from_data_time", "by", "reason"))
+    if not json_:
+        rows = [{**row, "since": row["from_data_time"][:16], "reason": _first_sentence(row["reason"])} for row in rows]
+    show(rows, json_, columns=("generation", "version", "kind", "since", "by", "reason"))
+
+
+def _first_sentence(text: str) -> str:
+    return text.split(". ")[0].rstrip(".") + "."
 
 
 # ------------------------------------------------------------------------------------------------ pages

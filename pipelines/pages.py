@@ -15,6 +15,7 @@ from pipelines.errors import ClassyError
 from pipelines.files import write_text
 from pipelines.settings import Settings
 from pipelines.stack import Stack, ticks
+from pipelines.story import MARK
 
 STATE = "stack.json"
 
@@ -61,7 +62,8 @@ def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
     state = settings.home / STATE
-    with Stack(settings) as stack:
+    # A home that the story made holds a replay: a schedule would gather its days again.
+    with Stack(settings, replay=(settings.home / MARK).exists()) as stack:
         write_text(
             str(state), json.dumps({"pid": os.getpid(), "airflow": stack.airflow_url, "mlflow": stack.mlflow_url})
         )

@@ -1,6 +1,7 @@
 """The loop: it learns, twice the same, ends when told, and a killed run resumes as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -79,20 +80,23 @@ def test_two_runs_give_the_same_weights(tmp_path: Path, precision: str) -> None:
     assert not same(one, another)
 
 
-def killed_after(folder: Path, epoch: int) -> None:
-    """Train in another process, which gets SIGKILL when it has told of `epoch`. A fork: torch is imported already."""
-
+def train_and_die(folder: Path, last: int) -> None:
     def die(finished: Epoch) -> None:
-        if finished.epoch == epoch:
+        if finished.epoch == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if not child:
-        try:
-            train(folder, on_epoch=die)
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    train(folder, on_epoch=die)
+
+
+def killed_after(folder: Path, epoch: int) -> None:
+    """Train in another process, which gets SIGKILL when it has told of `epoch`.
+
+    Spawned, not forked: autograd refuses to work in the fork of a process where it has worked.
+    """
+    child = multiprocessing.get_context("spawn").Process(target=train_and_die, args=(folder, epoch))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
 
 
 def test_a_killed_training_resumes_at_its_last_epoch_and_ends_the_same(tmp_path: Path) -> None:

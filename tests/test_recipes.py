@@ -76,7 +76,7 @@ def test_each_wrong_field_is_named(tmp_path: Path) -> None:
         'fit = "stretch"': 'fit = "squeeze"',
         "train_minutes = 3": "train_minutes = -1",
         "days = 18": "days = 'many'",
-        "epochs = 12": "epochs = 1.5",
+        "epochs = 24": "epochs = 1.5",
     }.items():
         assert old in text
         text = text.replace(old, new)
