@@ -93,7 +93,7 @@ class Approval(ApprovalOperator):
 def training() -> None:
     @task
     def snapshot(params: dict, dag_run=None) -> dict:
-        from pipelines.snapshots import newest_as_of
+        from pipelines.data.snapshots import newest_as_of
 
         asked = extras(RETRAIN)
         # Several requests may ride on one run; they are one question, asked last.

@@ -3,7 +3,7 @@
     CLASSY_FEATURES_ROOT=$PWD/var/features feast -c feature_repo feature-views list
 
 Feast imports this file by itself, without the rest of Classy, so it imports nothing of it. What depends on
-the recipe comes in as `Parameters`; `pipelines/features.py` keeps them beside the registry, where Feast's
+the recipe comes in as `Parameters`; `pipelines/data/features.py` keeps them beside the registry, where Feast's
 own commands find them through the environment.
 """
 

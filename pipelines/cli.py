@@ -237,7 +237,7 @@ def decide(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False)
 @app.command(rich_help_panel=LOOP)
 def loop(recipe: RecipeOption = "", json_: JsonOption = False) -> None:
     """The whole story without Airflow, in HOME/loop. Exit code 0 only if the loop closed."""
-    from pipelines.story import play_locally
+    from pipelines.stage.story import play_locally
 
     _tell(play_locally, recipe, json_)
 
@@ -245,13 +245,13 @@ def loop(recipe: RecipeOption = "", json_: JsonOption = False) -> None:
 @app.command(rich_help_panel=LOOP)
 def run(recipe: RecipeOption = "", json_: JsonOption = False) -> None:
     """The whole story under a real Airflow and MLflow, in HOME/loop. What `make run` does."""
-    from pipelines.story import play_under_airflow
+    from pipelines.stage.story import play_under_airflow
 
     _tell(play_under_airflow, recipe, json_)
 
 
 def _tell(play: Callable[..., Any], recipe: str, as_json: bool) -> None:
-    from pipelines.story import table
+    from pipelines.stage.story import table
 
     settings, loaded = _door(recipe)
     console = Console(stderr=as_json)
@@ -302,7 +302,7 @@ def up(
     json_: JsonOption = False,
 ) -> None:
     """Start Airflow and MLflow with their pages."""
-    from pipelines.pages import bring_up
+    from pipelines.stage.pages import bring_up
 
     settings, _ = _door(recipe)
     bring_up(settings, stay=stay, show=lambda value: show(value, json_))
@@ -311,7 +311,7 @@ def up(
 @app.command(rich_help_panel=STACK)
 def down(json_: JsonOption = False) -> None:
     """Stop what `classy up` started."""
-    from pipelines.pages import take_down
+    from pipelines.stage.pages import take_down
 
     show(take_down(load_settings()), json_)
 

@@ -14,7 +14,7 @@ from monitoring.policy import decide as weigh
 from monitoring.stores import Store, open_store
 from pipelines import files
 from pipelines.errors import ClassyError
-from pipelines.evidence import EVIDENCE, end_of, monitor_root, read_evidence
+from pipelines.models.evidence import EVIDENCE, end_of, monitor_root, read_evidence
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 

@@ -27,11 +27,12 @@ from monitoring import figures
 from monitoring.comparison import Paired, SliceRow, compare, slice_masks, slice_table
 from monitoring.stores import Store, open_store
 from monitoring.verdict import Finding, Latency, OpponentKind, rule
-from pipelines import contest, files, judgement, registry, tracking
-from pipelines.links import version_url
+from pipelines import files
+from pipelines.data.snapshots import read_snapshot
+from pipelines.models import contest, judgement, registry, tracking
+from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
-from pipelines.snapshots import read_snapshot
 from training.data import SnapshotData
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from monitoring.stores import open_store
+from pipelines.data.labels import save_labels
+from pipelines.data.records import LABELS, RAW, write_rows
 from pipelines.errors import ClassyError
 from pipelines.files import join, new_partition
-from pipelines.labels import save_labels
 from pipelines.recipe import Recipe
-from pipelines.records import LABELS, RAW, write_rows
 from pipelines.settings import Settings
 from pipelines.sources import Source, open_source
 

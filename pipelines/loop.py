@@ -3,7 +3,7 @@
     classy loop                     without Airflow, in this process
     classy run                      the same story under a real Airflow and MLflow (what `make run` does)
 
-`play` tells it to a `Stage`: `LocalStage` calls the steps itself, `AirflowStage` (`pipelines/airflow_stage.py`)
+`play` tells it to a `Stage`: `LocalStage` calls the steps itself, `AirflowStage` (`pipelines/stage/airflow_stage.py`)
 lets the DAGs do it. Both end in the same tables, so both give the same summary.
 """
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from monitoring.stores import open_store
 from pipelines import files
-from pipelines.features import SERVICE, apply_features, bring_online, offline_file, service_hash
-from pipelines.profiles import image_stats, read_window, source_profile
+from pipelines.data.features import SERVICE, apply_features, bring_online, offline_file, service_hash
+from pipelines.data.profiles import image_stats, read_window, source_profile
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 

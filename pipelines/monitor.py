@@ -15,8 +15,9 @@ from mlflow.entities import Metric
 
 from monitoring import drift, performance, reports
 from monitoring.stores import Store, open_store
-from pipelines import files, tracking
-from pipelines.evidence import EVIDENCE, REPORT, days_before, end_of, monitor_root, read_evidence, scores_root
+from pipelines import files
+from pipelines.models import tracking
+from pipelines.models.evidence import EVIDENCE, REPORT, days_before, end_of, monitor_root, read_evidence, scores_root
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS

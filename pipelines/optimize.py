@@ -11,13 +11,13 @@ from pathlib import Path
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from pipelines import tracking
+from pipelines.data.images import spec_of
+from pipelines.data.snapshots import read_snapshot
 from pipelines.errors import ClassyError
-from pipelines.images import spec_of
-from pipelines.packages import log_package, version, write_reference
+from pipelines.models import tracking
+from pipelines.models.packages import log_package, version, write_reference
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
-from pipelines.snapshots import read_snapshot
 from serving.runtime import load_model
 from training.card import make_card
 from training.checkpoint import load_model as load_module

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipelines import files
+from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
-from pipelines.images import spec_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.canonical import BadImage, ImageSpec, canonicalise

@@ -14,9 +14,9 @@ from typing import Any
 
 from monitoring import ledger
 from monitoring.stores import LostRace, Store, open_store
-from pipelines import judgement, registry, tracking
 from pipelines.errors import ClassyError
-from pipelines.links import version_url
+from pipelines.models import judgement, registry, tracking
+from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 

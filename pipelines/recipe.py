@@ -9,348 +9,37 @@ a typo must not be silently ignored. The file that people copy is `recipes/start
 import hashlib
 import json
 import tomllib
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import ClassyError
+from pipelines.sections import (
+    Budget,
+    Candidate,
+    CandidateBase,
+    Features,
+    Gates,
+    Image,
+    Monitoring,
+    Policy,
+    Replay,
+    ResnetCandidate,
+    Scenario,
+    Section,
+    SklearnCandidate,
+    Snapshot,
+    Source,
+    Story,
+    Taxonomy,
+    TorchvisionCandidate,
+    Validation,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "recipes"
-
-
-class Section(BaseModel):
-    """Base of every part of a recipe: frozen, and closed to unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-# ---------------------------------------------------------------------------------------------- source
-
-
-class DigitsSource(Section):
-    """scikit-learn's 1,797 handwritten digits, with made-up senders. Needs no network."""
-
-    kind: Literal["digits"]
-    records: int = Field(default=3600, ge=10, le=1_000_000)
-    """How many photos to make; past 1,797 they are seeded small changes of the same digits."""
-    senders: int = Field(default=40, ge=2, le=10_000)
-    """Made-up senders, each with a taste for some classes. Copies stay with their digit's sender."""
-    taste: float = Field(default=0.5, gt=0)
-    """Dirichlet concentration of a sender's classes: small is picky, large is indifferent."""
-    seed: int = 7
-
-
-class TorchvisionSource(Section):
-    """Any of torchvision's classification datasets."""
-
-    kind: Literal["torchvision"]
-    dataset: str
-    """Class name in `torchvision.datasets`, such as `CIFAR10`."""
-    root: str = "var/torchvision"
-    """Folder of the download."""
-    options: dict[str, str | int | float | bool] = {}
-    """Keyword arguments of the dataset, such as `train = true` or `split = "train"`."""
-    download: bool = False
-    """Fetch it when it is not there."""
-    limit: int = Field(default=0, ge=0)
-    """Take only the first so many records; 0 takes all."""
-
-
-class FolderSource(Section):
-    """A folder with one sub-folder a class."""
-
-    kind: Literal["folder"]
-    path: str
-    """Folder or fsspec URI. `PATH/CLASS/photo.jpg`."""
-    sender_pattern: str = ""
-    r"""Regular expression with one group, searched in the file name, such as `^(\d+)_`; empty: one sender a file."""
-
-
-class ManifestSource(Section):
-    """A table with a row a photo: CSV, Parquet or JSON lines, told by its ending."""
-
-    kind: Literal["manifest"]
-    path: str
-    """The table: a path or fsspec URI."""
-    base: str = ""
-    """Prefix of relative image paths; default: the table's folder."""
-    suffix: str = ""
-    """Appended to each image path, such as `.jpg`."""
-    image: str = "image"
-    """Column with a path or URL."""
-    label: str = "label"
-    """Column with the class; may be empty for photos without a label."""
-    sender: str = ""
-    """Column with the sender; empty: every photo is its own sender."""
-    captured_at: str = ""
-    """Column with the time of the photo (ISO 8601, UTC); empty: replayed."""
-    labelled_at: str = ""
-    """Column with the time of the label; empty: replayed, or the photo's own time."""
-
-
-class SqlSource(Section):
-    """A SQLAlchemy query that gives the manifest's columns."""
-
-    kind: Literal["sql"]
-    url_env: str = "CLASSY_SOURCE_URL"
-    """Name of the environment variable with the database URL, which is a secret and not a recipe's."""
-    query: str
-    """A SELECT. Its columns are named below."""
-    base: str = ""
-    image: str = "image"
-    label: str = "label"
-    sender: str = ""
-    captured_at: str = ""
-    labelled_at: str = ""
-
-
-Source = Annotated[
-    DigitsSource | TorchvisionSource | FolderSource | ManifestSource | SqlSource, Field(discriminator="kind")
-]
-
-
-class Replay(Section):
-    """The calendar for a source without times. Seeded: the same recipe gives the same days."""
-
-    start: date = date(2026, 3, 1)
-    days: int = Field(default=18, ge=2, le=3650)
-    """Photos are spread evenly over these days."""
-    seed: int = 7
-    label_delay_days: tuple[float, float] = (0.5, 1.5)
-    """Each label comes after a time drawn uniformly from this range."""
-    label_share: float = Field(default=1.0, gt=0, le=1)
-    """Share of photos that ever get a label."""
-
-    @property
-    def end(self) -> date:
-        """First day after the last."""
-        return self.start + timedelta(days=self.days)
-
-
-class Scenario(Section):
-    """A change of the world from a date on, so that drift is something we made and know."""
-
-    kind: Literal[
-        "darker", "blurred", "rotated", "inverted", "cropped", "jpeg", "new_senders", "class_mix", "label_noise",
-        "new_class",
-    ]  # fmt: skip
-    from_: date = Field(alias="from")
-    """First day of the changed world."""
-    until: date | None = None
-    """First day that is normal again; none: it stays changed."""
-    amount: float = 1.0
-    """darker: share of light taken (0..1). blurred: radius in pixels. rotated: degrees. cropped: share cut
-    away. jpeg: quality (1..95). label_noise, new_senders: share of records. class_mix: exponent of the skew."""
-    label: str = ""
-    """new_class: the class that was not seen before that day."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "Scenario":
-        shares = {"darker", "cropped", "new_senders", "label_noise"}
-        if self.kind in shares and not 0 < self.amount <= 1:
-            raise ValueError(f"amount={self.amount}: {self.kind} takes a share, 0 < amount <= 1")
-        if self.kind == "jpeg" and not 1 <= self.amount <= 95:
-            raise ValueError(f"amount={self.amount}: jpeg takes a quality, 1 to 95")
-        if self.kind == "new_class" and not self.label:
-            raise ValueError("label is missing: new_class needs the class that appears")
-        return self
-
-
-# ----------------------------------------------------------------------------------- what a photo may be
-
-
-class Taxonomy(Section):
-    """The classes, in the order of the model's outputs."""
-
-    classes: tuple[str, ...] = Field(min_length=2)
-    aliases: dict[str, str] = {}
-    """Other spellings that are taken as a class."""
-
-    @model_validator(mode="after")
-    def _sane(self) -> "Taxonomy":
-        doubled = sorted({name for name in self.classes if self.classes.count(name) > 1})
-        if doubled:
-            raise ValueError(f"classes: {', '.join(doubled)} is listed twice")
-        lost = {alias: name for alias, name in self.aliases.items() if name not in self.classes}
-        if lost:
-            raise ValueError(f"aliases: {lost} name no class; classes are {', '.join(self.classes)}")
-        return self
-
-    def resolve(self, label: str | None) -> str | None:
-        """The class that `label` means, or None."""
-        if label is None:
-            return None
-        label = self.aliases.get(label, label)
-        return label if label in self.classes else None
-
-
-class Image(Section):
-    """The canonical image, and what is let in."""
-
-    size: int = Field(default=64, ge=8, le=1024)
-    """Height and width in pixels."""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    max_bytes: int = Field(default=20_000_000, ge=1)
-    max_pixels: int = Field(default=50_000_000, ge=1)
-    min_side: int = Field(default=8, ge=1)
-    """Smaller photos go to quarantine."""
-
-
-class Validation(Section):
-    """When a record goes to quarantine, and when a whole day stops the flow."""
-
-    min_records: int = Field(default=1, ge=1)
-    max_bad_share: float = Field(default=0.2, ge=0, le=1)
-    """More bad photos than this share stop the day."""
-    max_class_share: float = Field(default=0.9, gt=0, le=1)
-    """One class with more than this share of the day's known labels stops the day (once 30 are known)."""
-    near_duplicate_bits: int = Field(default=-1, ge=-1, le=16)
-    """Perceptual hashes at most so many of 64 bits apart are one group, kept on one side of a split.
-    -1 switches it off."""
-
-
-class Features(Section):
-    """What is known about a sender."""
-
-    profile_days: int = Field(default=30, ge=1)
-    """Window of `source_profile`."""
-    max_age_days: int = Field(default=60, ge=1)
-    """Feast `ttl`: older features are not joined."""
-
-
-class Snapshot(Section):
-    """The training set as of a time."""
-
-    window_days: int = Field(default=30, ge=1)
-    holdout_share: float = Field(default=0.25, gt=0, lt=0.9)
-    """Share of senders no model ever trains on: their photos are the golden and the fresh test rows."""
-    val_share: float = Field(default=0.15, gt=0, lt=0.9)
-    """Share of senders for model choice, early stop and calibration."""
-    fresh_days: int = Field(default=3, ge=1)
-    """Held-out rows of the last so many days are the fresh test rows."""
-    min_rows_per_class: int = Field(default=2, ge=1)
-    """A class with fewer training rows is refused: a class with one example cannot be learned and judged."""
-    seed: int = 7
-
-
-# ------------------------------------------------------------------------------------------- candidates
-
-
-class CandidateBase(Section):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    seed: int = 7
-
-
-class SklearnCandidate(CandidateBase):
-    """Logistic regression on a small picture and the context: the baseline before there is a champion."""
-
-    kind: Literal["sklearn"]
-    pixels: int = Field(default=8, ge=2, le=64)
-    """Side of the averaged picture that it sees."""
-    c: float = Field(default=0.1, gt=0)
-    """Inverse of the regularisation."""
-
-
-class NetworkCandidate(CandidateBase):
-    """What both network kinds share."""
-
-    epochs: int = Field(default=12, ge=1, le=10_000)
-    batch: int = Field(default=64, ge=2, le=65_536)
-    lr: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    flip: bool = False
-    """Mirror training photos at random; not for digits."""
-    shift: float = Field(default=0.08, ge=0, le=0.5)
-    """Random shift, as a share of the side."""
-    recent_weight: float = Field(default=1.0, ge=1)
-    """How many times as often a row of the last `snapshot.fresh_days` is drawn."""
-    patience: int = Field(default=0, ge=0)
-    """Stop after so many epochs without a better validation loss; 0: never."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-
-
-class ResnetCandidate(NetworkCandidate):
-    """A compact residual network with a context head, from scratch."""
-
-    kind: Literal["resnet"]
-    width: int = Field(default=16, ge=4, le=256)
-    blocks: tuple[int, ...] = (1, 1, 1)
-    """Residual blocks a stage; each stage after the first halves the picture and doubles the width."""
-
-
-class TorchvisionCandidate(NetworkCandidate):
-    """Any torchvision classification architecture by name."""
-
-    kind: Literal["torchvision"]
-    architecture: str
-    """A name that `torchvision.models.get_model` knows, such as `resnet18`."""
-    weights: str = ""
-    """Published weights such as `IMAGENET1K_V1` (downloaded), a path to safetensors, or empty for none."""
-
-
-Candidate = Annotated[SklearnCandidate | ResnetCandidate | TorchvisionCandidate, Field(discriminator="kind")]
-
-
-class Budget(Section):
-    train_minutes: float = Field(default=30, gt=0)
-    """Training ends in order at this time, with the best weights so far."""
-
-
-class Gates(Section):
-    """What a contender must show before it is promoted."""
-
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    margin: float = Field(default=0.02, gt=0, lt=1)
-    """Non-inferiority margin of accuracy and macro-F1 on the golden rows."""
-    calibration_margin: float = Field(default=0.05, gt=0)
-    latency_factor: float = Field(default=3.0, gt=0)
-    """A contender may be at most so many times as slow as the champion."""
-    min_rows: int = Field(default=50, ge=1)
-    """Fewer fresh rows than this is INSUFFICIENT DATA."""
-    approval: bool = False
-    """A person must approve in Airflow before a promotion."""
-
-
-class Monitoring(Section):
-    """How a day is watched."""
-
-    window_days: int = Field(default=1, ge=1)
-    min_rows: int = Field(default=40, ge=2)
-    """A smaller window is UNKNOWN, never "no drift"."""
-    reference_days: int = Field(default=5, ge=1)
-    """The champion's reference: held-out rows of the last so many days it knew."""
-    alpha: float = Field(default=0.002, gt=0, lt=0.5)
-    """False alarms a window, over all columns together."""
-    min_effect: float = Field(default=0.12, ge=0, le=1)
-    """A smaller Kolmogorov-Smirnov or total-variation distance is not drift, however sure."""
-    truth_days: int = Field(default=3, ge=1)
-    """Accuracy is measured on labelled predictions of the last so many days."""
-
-
-class Policy(Section):
-    """When to ask for a contender."""
-
-    min_loss: float = Field(default=0.05, gt=0, lt=1)
-    """Accuracy must be down by at least this much."""
-    min_fresh_labels: int = Field(default=100, ge=1)
-    """Labels since the drift began; fewer asks for labels instead."""
-    cooldown_days: int = Field(default=3, ge=0)
-    """Days after a retraining was asked for in which none is asked again."""
-
-
-class Story(Section):
-    """How `make run` and `classy loop` play the replay."""
-
-    history_days: int = Field(default=6, ge=1)
-    """Days that are gathered before the first champion is trained."""
-    last_day: date | None = None
-    """Last day that is played; none: the whole replay."""
 
 
 class Recipe(Section):

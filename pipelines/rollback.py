@@ -16,9 +16,9 @@ from mlflow.tracking import MlflowClient
 
 from monitoring import ledger
 from monitoring.stores import LostRace, Store, open_store
-from pipelines import registry, tracking
 from pipelines.errors import ClassyError
-from pipelines.links import version_url
+from pipelines.models import registry, tracking
+from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.runtime import load_model

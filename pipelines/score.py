@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from monitoring.stores import Store, open_store
-from pipelines import features, files, tracking
+from pipelines import files
+from pipelines.data import features
+from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
-from pipelines.evidence import end_of, scores_root
-from pipelines.images import spec_of
+from pipelines.models import tracking
+from pipelines.models.evidence import end_of, scores_root
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS

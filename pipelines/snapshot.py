@@ -14,13 +14,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from pipelines import files
+from pipelines.data.features import SERVICE, context_names, context_rows, open_features, service_hash
+from pipelines.data.images import spec_of
+from pipelines.data.snapshots import collect, freeze_golden, identity, read_golden, to_table
+from pipelines.data.split import counts, judge
 from pipelines.errors import ClassyError
-from pipelines.features import SERVICE, context_names, context_rows, open_features, service_hash
-from pipelines.images import spec_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
-from pipelines.snapshots import collect, freeze_golden, identity, read_golden, to_table
-from pipelines.split import counts, judge
 from serving.pictures import STATS
 
 

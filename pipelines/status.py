@@ -17,9 +17,9 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 
 from monitoring import ledger, migrations
 from monitoring.stores import Store, StoreError, open_store
-from pipelines import judgement
 from pipelines.errors import ClassyError
-from pipelines.links import version_url
+from pipelines.models import judgement
+from pipelines.models.links import version_url
 from pipelines.settings import Settings
 
 

@@ -12,12 +12,14 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
-from pipelines import files, fitting, tracking
+from pipelines import files
+from pipelines.data.snapshots import read_snapshot
 from pipelines.errors import ClassyError
-from pipelines.recipe import Candidate, Recipe
-from pipelines.runs import RunBook, finished_receipt, git_commit, open_run
+from pipelines.models import fitting, tracking
+from pipelines.models.runs import RunBook, finished_receipt, git_commit, open_run
+from pipelines.recipe import Recipe
+from pipelines.sections import Candidate
 from pipelines.settings import Settings
-from pipelines.snapshots import read_snapshot
 from training.checkpoint import save_model
 from training.fit import CHECKPOINT, FitError
 from training.models import BuildError

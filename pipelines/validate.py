@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from monitoring.stores import open_store
-from pipelines.checks import Checked, Said, Seen, check_labels, check_photos, table_problems
+from pipelines.data.checks import Checked, Said, Seen, check_labels, check_photos, table_problems
+from pipelines.data.images import spec_of
+from pipelines.data.labels import judge_labels
+from pipelines.data.records import CLEAN, QUARANTINE, write_rows
 from pipelines.errors import ClassyError
 from pipelines.files import join, list_partitions, local, need_manifest, new_partition
-from pipelines.images import spec_of
-from pipelines.labels import judge_labels
 from pipelines.recipe import Recipe
-from pipelines.records import CLEAN, QUARANTINE, write_rows
 from pipelines.settings import Settings
 
 _ENOUGH_LABELS = 30  # below this a day's class mix says nothing

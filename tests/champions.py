@@ -17,8 +17,10 @@ import pandas as pd
 from onnx import TensorProto, helper, numpy_helper
 
 from monitoring.stores import open_store
-from pipelines import features, files, materialize, prepare, tracking
-from pipelines.images import spec_of
+from pipelines import files, materialize, prepare
+from pipelines.data import features
+from pipelines.data.images import spec_of
+from pipelines.models import tracking
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS

@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 from sklearn.datasets import load_digits
 
 from pipelines import files
-from pipelines.features import SERVICE, context_names, service_hash
-from pipelines.images import spec_of
+from pipelines.data.features import SERVICE, context_names, service_hash
+from pipelines.data.images import spec_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS

@@ -24,8 +24,9 @@ from mlflow.tracking import MlflowClient
 from onnx import TensorProto, helper, numpy_helper
 
 from monitoring import figures
-from pipelines import evaluate, files, tracking
+from pipelines import evaluate, files
 from pipelines.evaluate import Evaluated
+from pipelines.models import tracking
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from training.shards import write_shard

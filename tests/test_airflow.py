@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from monitoring.stores import Store, open_store
-from pipelines.airflow_client import DONE, AirflowClient, wait_until
-from pipelines.airflow_stage import AirflowStage
 from pipelines.errors import ClassyError
 from pipelines.loop import FIRST, as_of, play, story_days
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import load_settings
-from pipelines.stack import Stack
-from pipelines.summary import Summary, summarise
+from pipelines.stage.airflow_client import DONE, AirflowClient, wait_until
+from pipelines.stage.airflow_stage import AirflowStage
+from pipelines.stage.stack import Stack
+from pipelines.stage.summary import Summary, summarise
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 

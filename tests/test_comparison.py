@@ -23,7 +23,7 @@ from monitoring.comparison import (
     slice_table,
 )
 from monitoring.verdict import Finding, Latency, Ruling, rule
-from pipelines.recipe import Gates
+from pipelines.sections import Gates
 
 CLASSES = 4
 GATES = Gates(min_rows=30)

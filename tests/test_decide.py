@@ -11,7 +11,7 @@ import pytest
 from monitoring.stores import Store, open_store
 from pipelines import decide, files
 from pipelines.errors import ClassyError
-from pipelines.evidence import EVIDENCE, end_of, monitor_root
+from pipelines.models.evidence import EVIDENCE, end_of, monitor_root
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 

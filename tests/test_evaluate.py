@@ -7,8 +7,9 @@ import fsspec
 import pytest
 
 from monitoring.stores import Store, open_store
-from pipelines import files, promote, tracking
+from pipelines import files, promote
 from pipelines.errors import ClassyError
+from pipelines.models import tracking
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.runtime import ModelError
@@ -83,7 +84,7 @@ def test_the_evidence_says_which_slices_were_won(case: Case) -> None:
 
 def test_judging_twice_is_judging_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     first = case.evaluate("baseline", "good")
-    monkeypatch.setattr("pipelines.contest.predict", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr("pipelines.models.contest.predict", lambda *_: pytest.fail("judged again"))
     assert case.evaluate("baseline", "good") == first
     assert versions(case.settings) == ["1"]
     logged = tracking.connect(case.settings).get_metric_history(first.run_id, "judge_golden_accuracy")

@@ -15,7 +15,8 @@ from sqlalchemy import select, text
 from monitoring.migrations import VERSION_TABLE
 from monitoring.stores import StoreError, open_store
 from monitoring.tables import ground_truth
-from pipelines import files, gather, records
+from pipelines import files, gather
+from pipelines.data import records
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings

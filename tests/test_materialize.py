@@ -14,8 +14,7 @@ import pytest
 
 from monitoring.stores import open_store
 from pipelines import files, materialize, prepare
-from pipelines.errors import ClassyError
-from pipelines.features import (
+from pipelines.data.features import (
     context_names,
     context_rows,
     offline_file,
@@ -24,8 +23,9 @@ from pipelines.features import (
     service_hash,
     watermark,
 )
+from pipelines.data.profiles import source_profile
+from pipelines.errors import ClassyError
 from pipelines.materialize import Materialized
-from pipelines.profiles import source_profile
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from monitoring.stores import open_store
-from pipelines import files, monitor, score, tracking
+from pipelines import files, monitor, score
+from pipelines.models import tracking
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
 from tests.champions import install_champion, prepare_days

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines import optimize, tracking, train
+from pipelines import optimize, train
+from pipelines.data.images import spec_of
+from pipelines.data.snapshots import read_snapshot
 from pipelines.errors import ClassyError
-from pipelines.images import spec_of
-from pipelines.packages import write_reference
+from pipelines.models import tracking
+from pipelines.models.packages import write_reference
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
-from pipelines.snapshots import read_snapshot
 from serving.canonical import canonicalise
 from serving.pictures import STATS
 from serving.runtime import load_model

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import files, prepare
+from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
-from pipelines.images import spec_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.canonical import canonicalise

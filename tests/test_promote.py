@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from monitoring.stores import LostRace, Store, open_store
-from pipelines import promote, tracking
+from pipelines import promote
 from pipelines.errors import ClassyError
+from pipelines.models import tracking
 from pipelines.promote import Promoted
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -188,7 +189,8 @@ def test_the_store_lets_one_writer_have_a_generation(case: Case) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import promote, registry
+from pipelines import promote
+from pipelines.models import registry
 from pipelines.recipe import Recipe
 from pipelines.settings import load_settings
 registry.project = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

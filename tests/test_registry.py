@@ -3,8 +3,9 @@
 import pytest
 
 from monitoring.stores import open_store
-from pipelines import promote, registry, tracking
+from pipelines import promote
 from pipelines.errors import ClassyError
+from pipelines.models import registry, tracking
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from tests.judged import Case, Plan, aliases, make_case, no_pictures, versions

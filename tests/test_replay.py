@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.recipe import Recipe, Replay, Scenario
+from pipelines.recipe import Recipe
+from pipelines.sections import Replay, Scenario
 from pipelines.settings import Settings
 from pipelines.sources import open_source
 from pipelines.sources.base import rows_of

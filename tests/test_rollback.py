@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from monitoring import ledger
 from monitoring.ledger import LedgerError
 from monitoring.stores import LostRace, Store, open_store
-from pipelines import promote, rollback, tracking
+from pipelines import promote, rollback
 from pipelines.errors import ClassyError
+from pipelines.models import tracking
 from pipelines.recipe import Recipe
 from pipelines.rollback import RolledBack
 from pipelines.settings import Settings

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from monitoring.stores import Store, open_store
-from pipelines import files, score, tracking
+from pipelines import files, score
 from pipelines.errors import ClassyError
+from pipelines.models import tracking
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
 from serving.runtime import ModelError, load_model

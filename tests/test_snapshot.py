@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from monitoring.stores import open_store
 from pipelines import files, materialize, prepare, snapshot
+from pipelines.data.features import context_names, context_rows, open_features, service_hash
+from pipelines.data.images import spec_of
+from pipelines.data.snapshots import newest_as_of, read_snapshot
+from pipelines.data.split import assign, freeze, side_of
 from pipelines.errors import ClassyError
-from pipelines.features import context_names, context_rows, open_features, service_hash
-from pipelines.images import spec_of
 from pipelines.recipe import Recipe
 from pipelines.recipe import Snapshot as Spec
 from pipelines.settings import Settings
-from pipelines.snapshots import newest_as_of, read_snapshot
-from pipelines.split import assign, freeze, side_of
 from serving.canonical import canonicalise
 from tests.conftest import TINY
 from tests.worlds import START, end_of, make_photos, write_world

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.errors import ClassyError
 from pipelines.settings import Settings
-from pipelines.stack import HOST, Stack, free_port
+from pipelines.stage.stack import HOST, Stack, free_port
 
 
 def test_a_taken_port_gives_the_next_free_one() -> None:

@@ -9,8 +9,8 @@ from threading import Thread
 import mlflow
 import pytest
 
-from pipelines import tracking
 from pipelines.errors import ClassyError
+from pipelines.models import tracking
 from pipelines.settings import Settings, load_settings
 from tests.digits import put_mlflow
 

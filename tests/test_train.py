@@ -12,10 +12,12 @@ from filelock import FileLock
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
-from pipelines import fitting, tracking, train
+from pipelines import train
 from pipelines.errors import ClassyError
-from pipelines.recipe import Recipe, TorchvisionCandidate
-from pipelines.runs import RunBook
+from pipelines.models import fitting, tracking
+from pipelines.models.runs import RunBook
+from pipelines.recipe import Recipe
+from pipelines.sections import TorchvisionCandidate
 from pipelines.settings import Settings, load_settings
 from tests.digits import COUNTS, digits_snapshot, put_mlflow
 from training.checkpoint import read_tensors

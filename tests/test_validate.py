@@ -22,10 +22,10 @@ from sqlalchemy import select
 from monitoring.stores import open_store
 from monitoring.tables import ground_truth
 from pipelines import files, gather, validate
-from pipelines.checks import Checked, Seen
+from pipelines.data.checks import Checked, Seen
+from pipelines.data.records import CLEAN, LABELS, QUARANTINE, RAW, write_rows
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
-from pipelines.records import CLEAN, LABELS, QUARANTINE, RAW, write_rows
 from pipelines.settings import Settings, load_settings
 from pipelines.validate import Validated
 from tests.conftest import TINY

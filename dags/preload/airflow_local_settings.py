@@ -8,4 +8,4 @@ Import only: no thread, no CUDA, no open connection may exist before a fork.
 import sys
 
 if "scheduler" in sys.argv:
-    import pipelines.preload  # noqa: F401
+    import pipelines.stage.preload  # noqa: F401

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
-from pipelines.images import spec_of
-from pipelines.recipe import DigitsSource, FolderSource, ManifestSource, Recipe, SqlSource, TorchvisionSource
+from pipelines.recipe import Recipe
+from pipelines.sections import DigitsSource, FolderSource, ManifestSource, SqlSource, TorchvisionSource
 from pipelines.settings import Settings
 from pipelines.sources.base import Connector, Fetched, Photo, seed_of
 from pipelines.sources.replay import replayed

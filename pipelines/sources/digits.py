@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipelines.recipe import DigitsSource
+from pipelines.sections import DigitsSource
 from pipelines.sources.base import Fetched, rows_of, seed_of
 
 SIDE = 32  # pixels of a record: four times the original, smoothly

@@ -8,7 +8,7 @@ import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.errors import ClassyError
-from pipelines.recipe import FolderSource
+from pipelines.sections import FolderSource
 from pipelines.sources.base import (
     Fetched,
     empty_rows,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from pipelines.errors import ClassyError
-from pipelines.recipe import ManifestSource, SqlSource
+from pipelines.sections import ManifestSource, SqlSource
 from pipelines.sources.base import (
     Fetched,
     empty_rows,

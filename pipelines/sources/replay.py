@@ -9,7 +9,7 @@ source must therefore not grow. Give it a column with times when it does.
 import numpy as np
 import pandas as pd
 
-from pipelines.recipe import Replay
+from pipelines.sections import Replay
 from pipelines.sources.base import seed_of
 
 _DAY_US = 86_400_000_000

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageFilter, ImageOps
 
-from pipelines.recipe import Scenario
+from pipelines.sections import Scenario
 from pipelines.sources.base import seed_of
 from serving.canonical import BadImage, ImageSpec, inspect
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, ResourceClosedError, SQLAlchemyError
 
 from pipelines.errors import ClassyError
-from pipelines.recipe import SqlSource
+from pipelines.sections import SqlSource
 from pipelines.sources.base import Fetched, expand, fetch
 from pipelines.sources.manifest import rows_from_table
 

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 from tqdm import tqdm
 
 from pipelines.errors import ClassyError
-from pipelines.recipe import TorchvisionSource
+from pipelines.sections import TorchvisionSource
 from pipelines.sources.base import Fetched, expand, rows_of
 
 _LABELS = ("targets", "labels", "_labels")  # where the datasets keep the class of every record

@@ -17,8 +17,9 @@ from mlflow.models.signature import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
-from pipelines import tracking
-from pipelines.recipe import ROOT, Monitoring
+from pipelines.models import tracking
+from pipelines.recipe import ROOT
+from pipelines.sections import Monitoring
 from serving.runtime import Model
 from training.data import SnapshotData
 
@@ -45,13 +46,13 @@ def version() -> str:
 def log_package(run_id: str, folder: Path) -> str:
     """Log a package to its run as a model that `mlflow.pyfunc.load_model` can load; gives its URI.
 
-    The code that people run (`training/pyfunc_model.py`, the canonicaliser, the runtime) goes with it as files:
+    The code that people run (`pipelines/models/pyfunc_model.py`, the canonicaliser, the runtime) goes with it as files:
     nothing is pickled.
     """
     with _quiet(), mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(ROOT / "training" / "pyfunc_model.py"),
+            python_model=str(ROOT / "pipelines" / "models" / "pyfunc_model.py"),
             artifacts={
                 tracking.PACKAGE: str(folder),
                 "canonical": str(ROOT / "serving" / "canonical.py"),

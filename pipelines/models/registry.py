@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from monitoring.stores import Store
-from pipelines import tracking
 from pipelines.errors import ClassyError
+from pipelines.models import tracking
 from pipelines.settings import Settings
 
 RUN_KEY = "classy.run_key"

@@ -15,12 +15,12 @@ from filelock import FileLock
 
 from monitoring.stores import open_store
 from pipelines import files
+from pipelines.data.images import spec_of
+from pipelines.data.profiles import TIME, read_index, shard_days
+from pipelines.data.split import assign, freeze
 from pipelines.errors import ClassyError
-from pipelines.images import spec_of
-from pipelines.profiles import TIME, read_index, shard_days
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
-from pipelines.split import assign, freeze
 from serving.pictures import STATS
 from training.data import SnapshotData, open_snapshot
 

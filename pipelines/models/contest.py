@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from monitoring.comparison import Paired
-from pipelines import tracking
 from pipelines.errors import ClassyError
+from pipelines.models import tracking
 from pipelines.settings import Settings
 from serving.runtime import Model, load_model
 from training.data import SnapshotData

@@ -60,10 +60,10 @@ def play_locally(settings: Settings, recipe: Recipe, say: Say) -> Any:
 
 def play_under_airflow(settings: Settings, recipe: Recipe, say: Say) -> Any:
     """The story under a real scheduler and MLflow server; stops both at its end, also on Ctrl-C or TERM."""
-    from pipelines.airflow_client import AirflowClient
-    from pipelines.airflow_stage import AirflowStage
     from pipelines.loop import play
-    from pipelines.stack import Stack
+    from pipelines.stage.airflow_client import AirflowClient
+    from pipelines.stage.airflow_stage import AirflowStage
+    from pipelines.stage.stack import Stack
 
     settings = fresh_home(settings, recipe)
     started = perf_counter()
@@ -81,7 +81,7 @@ def play_under_airflow(settings: Settings, recipe: Recipe, say: Say) -> Any:
 def _finish(settings: Settings, recipe: Recipe, tasks: int, wall_s: float, work_s: float) -> Any:
     from monitoring.stores import open_store
     from monitoring.timeline import draw_timeline
-    from pipelines.summary import summarise
+    from pipelines.stage.summary import summarise
 
     summary = summarise(settings, recipe, open_store(settings.database_url), tasks=tasks, wall_s=wall_s, work_s=work_s)
     draw_timeline(summary.as_json(), settings.home / "timeline.png")

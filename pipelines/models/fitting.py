@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pipelines.errors import ClassyError
-from pipelines.recipe import Candidate, NetworkCandidate, Recipe, ResnetCandidate, SklearnCandidate
+from pipelines.recipe import Recipe
+from pipelines.sections import Candidate, NetworkCandidate, ResnetCandidate, SklearnCandidate
 from pipelines.settings import Settings
 from training import metrics
 from training.baseline import fit_baseline, standardise

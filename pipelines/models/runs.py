@@ -14,7 +14,8 @@ import torch
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
-from pipelines import files, tracking
+from pipelines import files
+from pipelines.models import tracking
 from pipelines.recipe import ROOT
 from training.data import SnapshotData
 from training.fit import Epoch

@@ -14,8 +14,8 @@ import psutil
 from pipelines.errors import ClassyError
 from pipelines.files import write_text
 from pipelines.settings import Settings
-from pipelines.stack import Stack, ticks
-from pipelines.story import MARK
+from pipelines.stage.stack import Stack, ticks
+from pipelines.stage.story import MARK
 
 STATE = "stack.json"
 

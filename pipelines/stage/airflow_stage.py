@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 
 from monitoring.stores import open_store
-from pipelines.airflow_client import DONE, AirflowClient, wait_until
 from pipelines.errors import ClassyError
 from pipelines.loop import FIRST
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
-from pipelines.stack import Stack
+from pipelines.stage.airflow_client import DONE, AirflowClient, wait_until
+from pipelines.stage.stack import Stack
 
 DAGS = {"classy_data", "classy_scoring", "classy_training", "classy_rollback"}
 PATIENCE_S = 1800.0

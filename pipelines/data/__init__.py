@@ -1,0 +1,1 @@
+"""What the data steps share: records, checks, features, snapshots."""

@@ -1,0 +1,1 @@
+"""The processes around Classy, and the story that is played on them."""
