@@ -8,6 +8,7 @@ SYNC := .venv/.classy-synced
 RUN := $(UV) run --no-sync
 # Some machines set PYTHONDONTWRITEBYTECODE; then every process would compile its libraries anew.
 export UV_COMPILE_BYTECODE := 1
+export UV_SYSTEM_CERTS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 export CLASSY_RECIPE ?= $(RECIPE)
 

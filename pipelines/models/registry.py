@@ -107,13 +107,23 @@ def project(client: MlflowClient, settings: Settings, store: Store) -> dict[str,
     for alias in (CHAMPION, PREVIOUS, CONTENDER):
         if alias in wanted and there.get(alias) != wanted[alias]:
             need_version(client, settings, wanted[alias])
-            client.set_registered_model_alias(name, alias, wanted[alias])
+            _set_alias(client, name, alias, wanted[alias])
         elif alias in there and alias not in wanted:
             client.delete_registered_model_alias(name, alias)
     if (current := store.current()) is not None:
         champion = need_version(client, settings, current["champion_version"])
         _set_tags(client, settings, champion, {GENERATION: str(current["generation"])})
     return wanted
+
+
+def _set_alias(client: MlflowClient, name: str, alias: str, version: str) -> None:
+    try:
+        client.set_registered_model_alias(name, alias, version)
+    except MlflowException:
+        # MLflow reads, then inserts: of two that repair at once, the slower one's insert fails. That is no harm
+        # where the alias is there by then.
+        if str(client.get_registered_model(name).aliases.get(alias)) != version:
+            raise
 
 
 def _wanted(client: MlflowClient, settings: Settings, store: Store) -> dict[str, str]:
