@@ -1,0 +1,127 @@
+"""Model behaviour: the story without Airflow closes, twice the same, and leaves what people read afterwards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.errors import ClassyError
+from pipelines.loop import as_of, story_days
+from pipelines.models.judgement import of_decision
+from pipelines.recipe import Recipe, load_recipe
+from pipelines.settings import Settings, load_settings
+from pipelines.stage.story import MARK, fresh_home, play_locally
+from pipelines.stage.summary import Summary
+from pipelines.status import history, status
+
+RECIPE = Path(__file__).parent / "recipes" / "airflow.toml"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Summary, list[str]]:
+    home = tmp_path_factory.mktemp("loop") / "var"
+    settings = load_settings(home=home, recipe=str(RECIPE), actor="tester")
+    lines: list[str] = []
+    summary = play_locally(settings, load_recipe(str(RECIPE)), lines.append)
+    return load_settings(home=home / "loop", recipe=str(RECIPE)), summary, lines
+
+
+def test_the_loop_closes(told: tuple[Settings, Summary, list[str]]) -> None:
+    _, summary, lines = told
+    assert summary.missing == []
+    assert (summary.closed, summary.false_retrains) == (True, 0)
+    assert summary.drift_from <= summary.detected_on <= summary.retrained_on < summary.recovered_on
+    assert summary.accuracy_drifted < summary.accuracy_after
+    assert summary.accuracy_drifted < summary.accuracy_before
+    assert [day.champion for day in summary.days if day.champion][-1] == "2"
+    assert any(line.startswith("judge: PROMOTE") for line in lines)
+
+
+def test_two_runs_give_the_same_days(told: tuple[Settings, Summary, list[str]], tmp_path: Path) -> None:
+    _, first, _ = told
+    settings = load_settings(home=tmp_path / "var", recipe=str(RECIPE), actor="tester")
+    second = play_locally(settings, load_recipe(str(RECIPE)), lambda _: None)
+    assert second.days == first.days
+
+
+def test_the_summary_and_its_picture_are_on_disk(told: tuple[Settings, Summary, list[str]]) -> None:
+    settings, summary, _ = told
+    assert json.loads((settings.home / "summary.json").read_text()) == summary.as_json()
+    assert (settings.home / "timeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_status_and_history_tell_what_served_and_why(told: tuple[Settings, Summary, list[str]]) -> None:
+    settings, summary, _ = told
+    now = status(settings)
+    assert (now["generation"], now["version"], now["verdict"]) == (2, "2", "PROMOTE")
+    changed = load_recipe(str(RECIPE)).drift_from
+    assert [row["generation"] for row in history(settings, at=as_of(changed))] == [1]
+    assert [row["generation"] for row in history(settings)] == [1, 2]
+    assert str(summary.retrained_on) in now["run_key"]
+
+
+def test_no_row_that_judged_was_trained_on(told: tuple[Settings, Summary, list[str]]) -> None:
+    import pyarrow.parquet as pq
+
+    settings, _, _ = told
+    for snapshot in Path(settings.data_root, "snapshots").iterdir():
+        rows = pq.read_table(snapshot / "rows.parquet").to_pandas()
+        trained = rows[rows["split"].isin(["train", "val"])]
+        judged = rows[rows["split"].isin(["golden", "fresh"])]
+        assert len(trained)
+        assert len(judged)
+        for column in ("image_id", "group_id", "source_id"):
+            assert not set(trained[column]) & set(judged[column]), column
+
+
+def test_a_folder_that_the_story_did_not_make_is_left_alone(settings: Settings, recipe: Recipe) -> None:
+    precious = settings.home / "loop" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    with pytest.raises(ClassyError, match=r"was not made by `classy run`; move it away"):
+        fresh_home(settings, recipe)
+    assert precious.read_text() == "mine"
+
+
+def test_its_own_folder_is_made_anew(settings: Settings, recipe: Recipe) -> None:
+    home = fresh_home(settings, recipe).home
+    (home / "old").touch()
+    assert [path.name for path in fresh_home(settings, recipe).home.iterdir()] == [MARK]
+
+
+def test_the_days_of_the_story(recipe: Recipe) -> None:
+    days = story_days(recipe)
+    assert (str(days[0]), str(days[-1]), len(days)) == ("2026-03-01", "2026-03-06", 6)
+
+
+def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path: Path) -> None:
+    env = {**os.environ, "CLASSY_HOME": str(tmp_path), "CLASSY_RECIPE": str(RECIPE)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "run"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "starting MLflow" in child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode != 0
+    assert "Traceback" not in errors
+    mine = str(tmp_path / "loop")
+    environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
+    left = [environment for environment in environments if environment.get("CLASSY_HOME") == mine]
+    assert left == []
+
+
+def test_the_evidence_of_a_generation_can_be_read_back(told: tuple[Settings, Summary, list[str]]) -> None:
+    from monitoring.stores import open_store
+
+    settings, _, _ = told
+    current = open_store(settings.database_url).current()
+    assert of_decision(current)["verdict"] == "PROMOTE"
