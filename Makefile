@@ -42,7 +42,8 @@ format: install ## put the code in order
 	$(RUN) ruff check --fix --quiet . ; $(RUN) ruff format .
 
 bench: install ## the long measurements, into var/bench
-	@for bench in benchmarks/bench_*.py; do $(RUN) python $$bench || exit 1; done
+	@for bench in benchmarks/bench_*.py; do $(RUN) python -m benchmarks.$$(basename $$bench .py) || exit 1; done
+	$(RUN) classy bench show
 
 docs: install ## the tests that keep README and docs true
 	$(RUN) pytest tests/test_docs.py

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import Settings, load_settings
 
@@ -21,7 +22,9 @@ app = typer.Typer(
 )  # fmt: skip
 recipe_app = typer.Typer(no_args_is_help=True, help="Check and show recipes.")
 db_app = typer.Typer(no_args_is_help=True, help="Classy's own tables.")
+bench_app = typer.Typer(no_args_is_help=True, help="What was measured.")
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(bench_app, name="bench")
 app.add_typer(db_app, name="db")
 
 RecipeOption = Annotated[
@@ -343,6 +346,24 @@ def db_upgrade(json_: JsonOption = False) -> None:
     from pipelines.status import upgrade
 
     show(upgrade(load_settings()), json_)
+
+
+@bench_app.command("show")
+def bench_show(
+    all_: Annotated[bool, typer.Option("--all", help="Also what holds.")] = False, json_: JsonOption = False
+) -> None:
+    """What falls short in HOME/bench, as `make bench` wrote it."""
+    folder = load_settings().home / "bench"
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ClassyError(f"{folder}: nothing measured yet; `make bench` measures")
+    found = [{"bench": file.stem, **row} for file in files for row in json.loads(file.read_text())["rows"]]
+    rows = [row for row in found if all_ or not row["holds"]]
+    if not rows and not json_:
+        Console().print(f"all {len(found)} figures hold; see them with --all")
+        return
+    columns = ("bench", "name", "ours", "other", "other_name", "unit", "ratio", "spread", "goal", "holds")
+    show(rows, json_, columns=columns)
 
 
 def main() -> None:

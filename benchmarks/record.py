@@ -1,0 +1,50 @@
+"""How a benchmark writes what it measured: HOME/bench/NAME.json, read by `classy bench show`."""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from pipelines.files import write_text
+from pipelines.recipe import ROOT
+from pipelines.settings import load_settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One figure. `ratio` is written so that larger is better, and holds from `goal` on.
+
+    `other` is a peer, measured in turns with ours, or a limit.
+    """
+
+    name: str
+    ours: float
+    other: float
+    other_name: str
+    unit: str
+    better: Literal["less", "more"]
+    spread: str
+    goal: float = 1.0
+
+    def as_json(self) -> dict[str, object]:
+        ratio = self.other / self.ours if self.better == "less" else self.ours / self.other
+        return {**asdict(self), "ratio": round(ratio, 3), "holds": ratio >= self.goal}
+
+
+def record(name: str, rows: list[Row]) -> Path:
+    """Write the rows with the machine and the commit they were measured on."""
+    memory = psutil.virtual_memory().total / 2**30
+    cores = len(os.sched_getaffinity(0))
+    machine = f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    path = load_settings().home / "bench" / f"{name}.json"
+    found = {"machine": machine, "commit": commit.stdout.strip(), "rows": [row.as_json() for row in rows]}
+    write_text(str(path), json.dumps(found, indent=1))
+    return path
