@@ -14,14 +14,14 @@ from datetime import datetime, timedelta
 
 import pandas as pd
 
-from pipelines import recipe
+from pipelines.sections import Snapshot
 from training.data import SPLITS
 
 SIDES = ("holdout", "val", "train")
 """In order of precedence: a near-duplicate group stays with the first of its sides."""
 
 
-def side_of(source_id: str, spec: recipe.Snapshot) -> str:
+def side_of(source_id: str, spec: Snapshot) -> str:
     """The side of a sender. Depends on its name and the spec alone, so more days never move it."""
     digest = hashlib.sha256(f"{spec.seed}:{source_id}".encode()).digest()
     draw = int.from_bytes(digest[:8], "big") / 2**64
@@ -30,7 +30,7 @@ def side_of(source_id: str, spec: recipe.Snapshot) -> str:
     return "val" if draw < spec.holdout_share + spec.val_share else "train"
 
 
-def sides(photos: pd.DataFrame, spec: recipe.Snapshot, *, held: Iterable[str] = ()) -> pd.Series:
+def sides(photos: pd.DataFrame, spec: Snapshot, *, held: Iterable[str] = ()) -> pd.Series:
     """The side of each photo, or "dropped" for one whose near duplicate is on a side that goes before.
 
     Args:
@@ -46,7 +46,7 @@ def sides(photos: pd.DataFrame, spec: recipe.Snapshot, *, held: Iterable[str] = 
     return side.where(rank == first, "dropped")
 
 
-def assign(photos: pd.DataFrame, golden: Iterable[str], *, as_of: datetime, spec: recipe.Snapshot) -> pd.Series:
+def assign(photos: pd.DataFrame, golden: Iterable[str], *, as_of: datetime, spec: Snapshot) -> pd.Series:
     """The split of each photo: train, val, golden, fresh, or "" for one that is left out.
 
     Args:
@@ -64,14 +64,14 @@ def assign(photos: pd.DataFrame, golden: Iterable[str], *, as_of: datetime, spec
     return split
 
 
-def freeze(photos: pd.DataFrame, *, as_of: datetime, spec: recipe.Snapshot) -> list[str]:
+def freeze(photos: pd.DataFrame, *, as_of: datetime, spec: Snapshot) -> list[str]:
     """image_ids of the golden rows, if this is the first snapshot: held out, and older than the fresh ones."""
     old = photos[photos["captured_at"] < as_of - timedelta(days=spec.fresh_days)]
     pairs = zip(old["image_id"], old["source_id"], strict=True)
     return sorted(image for image, source in pairs if side_of(source, spec) == "holdout")
 
 
-def judge(rows: pd.DataFrame, *, classes: Sequence[str], spec: recipe.Snapshot) -> list[str]:
+def judge(rows: pd.DataFrame, *, classes: Sequence[str], spec: Snapshot) -> list[str]:
     """Why these rows (label, split) cannot be trained and judged on; empty when they can."""
     reasons = []
     train = rows.loc[rows["split"] == "train", "label"].value_counts()
