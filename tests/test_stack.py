@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.errors import ClassyError
 from pipelines.settings import Settings
+from pipelines.stage.airflow_client import AirflowClient
 from pipelines.stage.stack import HOST, Stack, free_port
 
 
@@ -46,6 +47,12 @@ def test_a_process_that_ends_shows_the_end_of_its_log(settings: Settings) -> Non
     with pytest.raises(ClassyError, match=r"mlflow ended with exit code 1[\s\S]*no such database"):
         stack.need_alive()
     stack.stop()
+
+
+def test_an_airflow_that_is_not_there_is_named_with_the_remedy() -> None:
+    url = f"http://{HOST}:{free_port(18000)}"
+    with pytest.raises(ClassyError, match=rf"Airflow at {url} does not answer .*start it with `make up`"):
+        AirflowClient(url, "no password")
 
 
 def test_the_password_is_made_once_and_for_its_owner_alone(settings: Settings) -> None:

@@ -58,7 +58,8 @@ class Summary:
 
 def summarise(settings: Settings, recipe: Recipe, store: Store, *, tasks: int, wall_s: float, work_s: float) -> Summary:
     """Read the tables and the source's hindsight truth into a `Summary`."""
-    days = [_day(recipe, store, day, _truth(settings, recipe)) for day in story_days(recipe)]
+    truth = _truth(settings, recipe)
+    days = [_day(store, day, truth) for day in story_days(recipe)]
     changed = recipe.drift_from
     trained = [d for d in store.decisions("monitor") if d["action"] == "RETRAIN"]
     promoted = [row for row in store.generations() if row["kind"] == "promote" and row["run_key"] != FIRST]
@@ -114,7 +115,7 @@ def _truth(settings: Settings, recipe: Recipe) -> dict[str, str]:
     return {image: label for image, label in resolved if label is not None}
 
 
-def _day(recipe: Recipe, store: Store, day: date, truth: dict[str, str]) -> Day:
+def _day(store: Store, day: date, truth: dict[str, str]) -> Day:
     until = as_of(day)
     # A photo may be scored again by a later generation; what was answered on the day is the first.
     scored = store.predictions(since=until - timedelta(days=1), until=until)
