@@ -20,6 +20,7 @@ class Rules:
     min_loss: float
     min_fresh_labels: int
     cooldown_days: int
+    in_flight_days: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,7 @@ def decide(evidence: Evidence, rules: Rules) -> Decision:
         action: Action = "WATCH" if lost(evidence, rules) else "KEEP"
         return Decision(action=action, reason=f"No drift. {loss}.")
     drift = f"Drift since {evidence.drift_since or evidence.day} ({evidence.drift_reason})"
-    if evidence.in_flight:
+    if flying(evidence, rules):
         return Decision(action="WATCH", reason=f"{drift}. {evidence.in_flight} is in flight and not judged yet.")
     if evidence.fresh_labels < rules.min_fresh_labels:
         wanted = f"{evidence.fresh_labels} labels since then, {rules.min_fresh_labels} are needed to tell and to learn"
@@ -73,12 +74,22 @@ def decide(evidence: Evidence, rules: Rules) -> Decision:
     if cooling(evidence, rules):
         wait = f"the last retraining was asked for on {evidence.last_retrain}, cool-down is {rules.cooldown_days} days"
         return Decision(action="WATCH", reason=f"{drift}. {loss}, but {wait}.")
-    return Decision(action="RETRAIN", reason=f"{drift}. {loss}. {evidence.fresh_labels} fresh labels to learn from.")
+    given_up = f" {evidence.in_flight} was never judged and is given up." if evidence.in_flight else ""
+    reason = f"{drift}. {loss}. {evidence.fresh_labels} fresh labels to learn from.{given_up}"
+    return Decision(action="RETRAIN", reason=reason)
 
 
 def lost(evidence: Evidence, rules: Rules) -> bool:
     """Is accuracy down by enough, and surely?"""
     return evidence.loss is not None and evidence.loss_significant and evidence.loss >= rules.min_loss
+
+
+def flying(evidence: Evidence, rules: Rules) -> bool:
+    """Is a retraining under way? One that no judge has answered in `in_flight_days` has died on the way."""
+    if evidence.in_flight is None:
+        return False
+    asked = evidence.last_retrain or evidence.day
+    return (evidence.day - asked).days <= rules.in_flight_days
 
 
 def cooling(evidence: Evidence, rules: Rules) -> bool:

@@ -327,6 +327,8 @@ class Policy(Section):
     """Labels since the drift began; fewer asks for labels instead."""
     cooldown_days: int = Field(default=3, ge=0)
     """Days after a retraining was asked for in which none is asked again."""
+    in_flight_days: int = Field(default=7, ge=0)
+    """A retraining that no judge has answered after so many days is given up."""
 
 
 class Story(Section):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from monitoring.policy import Evidence, Rules, decide
 
-RULES = Rules(min_loss=0.05, min_fresh_labels=100, cooldown_days=3)
+RULES = Rules(min_loss=0.05, min_fresh_labels=100, cooldown_days=3, in_flight_days=7)
 DAY = date(2026, 3, 10)
 CALL = Evidence(
     day=DAY,
@@ -62,6 +62,8 @@ def test_drift_with_loss_and_labels_asks_for_a_contender() -> None:
         ({"loss_significant": False}, "WATCH", "too few to be sure"),
         ({"loss": -0.01}, "WATCH", "Accuracy holds on 150 labelled photos (+1.0 points)"),
         ({"in_flight": "retrain-2026-03-05"}, "WATCH", "retrain-2026-03-05 is in flight"),
+        ({"in_flight": "r", "last_retrain": DAY - timedelta(days=7)}, "WATCH", "r is in flight"),
+        ({"in_flight": "r", "last_retrain": DAY - timedelta(days=8)}, "RETRAIN", "r was never judged and is given up"),
         ({"last_retrain": DAY - timedelta(days=3)}, "WATCH", "cool-down is 3 days"),
         ({"last_retrain": DAY - timedelta(days=4)}, "RETRAIN", "fresh labels"),
         ({"last_retrain": DAY + timedelta(days=5)}, "WATCH", "cool-down"),
@@ -82,7 +84,8 @@ def test_a_drift_cannot_begin_tomorrow() -> None:
 def test_a_contender_is_asked_for_only_when_it_helps(evidence: Evidence) -> None:
     if decide(evidence, RULES).action == "RETRAIN":
         assert evidence.drift == "DRIFT"
-        assert evidence.in_flight is None
+        overdue = evidence.last_retrain is not None and (DAY - evidence.last_retrain).days > RULES.in_flight_days
+        assert evidence.in_flight is None or overdue
         assert evidence.fresh_labels >= RULES.min_fresh_labels
         assert evidence.loss is not None
         assert evidence.loss >= RULES.min_loss
