@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -35,31 +36,40 @@ class Told:
     summary: Summary
     store: Store
     client: AirflowClient
-    stage: AirflowStage
+    stage: "EventfulStage"
     home: Path
-    killed_at_epoch: int
 
 
-class KillingStage(AirflowStage):
-    """A stage that kills the first training's process once it has a checkpoint."""
+class EventfulStage(AirflowStage):
+    """A stage with accidents: the first training is killed once it has a checkpoint, and a person must approve."""
 
     killed_at_epoch = 0
+    asked = ""
 
-    def first_champion(self, known_by) -> None:
-        self.kill_next = True
-        super().first_champion(known_by)
+    def first_champion(self, known_by: datetime) -> None:
+        conf = {"as_of": known_by.isoformat(), "reason": "the first champion", "approval": True}
+        self.client.trigger("classy_training", run_id=FIRST, logical_date=None, conf=conf)
+        self._wait(self._kill_once, "a checkpoint to kill at", 300)
+        self._wait(self._approve_once, "the question", 300)
+        self._wait(self._quiet, "the first champion", 300)
 
-    def _wait(self, check, what, timeout_s=600) -> None:
-        def check_and_kill() -> bool:
-            progress = self.settings.home / "runs" / FIRST / "resnet" / "progress.json"
-            if getattr(self, "kill_next", False) and progress.exists():
-                seen = json.loads(progress.read_text())
-                if seen["epoch"] >= 2:
-                    self.kill_next, self.killed_at_epoch = False, seen["epoch"]
-                    os.kill(seen["pid"], signal.SIGKILL)
-            return check()
+    def _kill_once(self) -> bool:
+        progress = self.settings.home / "runs" / FIRST / "resnet" / "progress.json"
+        if not progress.exists() or (seen := json.loads(progress.read_text()))["epoch"] < 2:
+            return False
+        os.kill(seen["pid"], signal.SIGKILL)
+        self.killed_at_epoch = seen["epoch"]
+        return True
 
-        super()._wait(check_and_kill, what, timeout_s)
+    def _approve_once(self) -> bool:
+        path = f"/dags/classy_training/dagRuns/{FIRST}/taskInstances/approve"
+        if self.client.get(path)["state"] != "awaiting_input":
+            return False
+        question = f"{path}/-1/hitlDetails"
+        self.asked = self.client.get(question)["body"]
+        answer = {"chosen_options": ["Approve"], "params_input": {}}
+        self.client._send("PATCH", f"/api/v2{question}", json=answer)
+        return True
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +80,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     lines: list[str] = []
     with Stack(settings, replay=True, mlflow_port=15000, airflow_port=18080, say=lines.append) as stack:
         client = AirflowClient(stack.airflow_url, stack.password)
-        stage = KillingStage(settings, recipe, stack, client, lines.append)
+        stage = EventfulStage(settings, recipe, stack, client, lines.append)
         stage.open()
         play(recipe, stage, lines.append)
         store = open_store(settings.database_url)
         tasks, work_s = client.work_done()
         summary = summarise(settings, recipe, store, tasks=tasks, wall_s=0, work_s=work_s)
-        yield Told(summary, store, client, stage, home, stage.killed_at_epoch)
+        yield Told(summary, store, client, stage, home)
 
 
 def settle(told: Told, what: str) -> None:
@@ -98,12 +108,19 @@ def test_the_loop_closes(told: Told) -> None:
 
 
 def test_a_killed_training_is_retried_and_resumes(told: Told) -> None:
-    assert told.killed_at_epoch >= 2
+    assert told.stage.killed_at_epoch >= 2
     path = f"/dags/classy_training/dagRuns/{FIRST}/taskInstances/resnet.train"
     assert told.client.get(path)["try_number"] == 2
     receipt = told.client.get(f"{path}/xcomEntries/return_value", deserialize=True)["value"]
     receipt = json.loads(receipt) if isinstance(receipt, str) else receipt
-    assert receipt["resumed_from"] >= told.killed_at_epoch
+    assert receipt["resumed_from"] >= told.stage.killed_at_epoch
+
+
+def test_a_person_was_asked_with_the_judges_reasons_and_is_in_the_ledger(told: Told) -> None:
+    assert "Not worse than the baseline" in told.stage.asked
+    approval = told.store.decision(f"approval-{FIRST}")
+    assert (approval["action"], approval["actor"]) == ("APPROVE", "admin")
+    assert told.store.generation(1)["run_key"] == FIRST
 
 
 def test_one_retraining_was_asked_for_and_one_run_answered(told: Told) -> None:
