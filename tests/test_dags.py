@@ -16,7 +16,9 @@ from airflow.dag_processing.dagbag import DagBag
 bag = DagBag({folder!r})
 dags = {{
     dag.dag_id: {{
-        "doc": dag.doc_md or "", "tags": sorted(dag.tags), "params": sorted(dag.params),
+        "doc": dag.doc_md or "", "tags": sorted(dag.tags), "catchup": dag.catchup,
+        "schedule": [type(dag.timetable).__name__, getattr(dag.timetable, 'expression', None)],
+        "days": [str(dag.start_date), str(dag.end_date)], "params": sorted(dag.params),
         "tasks": {{t.task_id: {{"retries": t.retries, "pool": t.pool, "timeout": t.execution_timeout is not None,
                   "links": [l.name for l in t.operator_extra_links],
                   "outlets": [o.name for o in t.outlets],
@@ -45,6 +47,15 @@ def test_the_folder_parses_without_error_and_without_an_ml_import(parsed: dict) 
     assert parsed["errors"] == {}
     assert parsed["heavy"] == []
     assert sorted(parsed["dags"]) == ["classy_data", "classy_rollback", "classy_scoring", "classy_training"]
+
+
+def test_data_is_gathered_daily_when_the_day_is_over_and_catches_up(parsed: dict) -> None:
+    data = parsed["dags"]["classy_data"]
+    # A data interval, not a moment: the run of day D has logical date D and starts at its end.
+    assert data["schedule"] == ["CronDataIntervalTimetable", "0 0 * * *"]
+    assert data["catchup"]
+    assert data["days"] == ["2026-03-01 00:00:00+00:00", "2026-03-18 00:00:00+00:00"]
+    assert parsed["dags"]["classy_training"]["schedule"][0] == "AssetOrTimeSchedule"
 
 
 def test_every_dag_explains_itself_and_every_task_retries_in_bounds(parsed: dict) -> None:
