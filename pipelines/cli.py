@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, date, datetime
@@ -368,7 +369,9 @@ def bench_show(
 
 def main() -> None:
     """The door: an error meant for people is one message on stderr and exit code 1, anything else a traceback."""
+    # What libraries say of their own ageing and start-up is not for our users.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    warnings.simplefilter("ignore", DeprecationWarning)
     try:
         app()
     except Exception as error:
