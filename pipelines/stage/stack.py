@@ -45,6 +45,15 @@ def free_port(wanted: int) -> int:
     raise ClassyError(f"ports {wanted} to {wanted + 99} are all taken; stop what listens there (`ss -ltnp`)")
 
 
+def _keep(file: Path, make: Callable[[], str]) -> str:
+    """The text of a file that only its owner may read; made where there is none."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(make())
+    return file.read_text()
+
+
 @dataclass(slots=True)
 class Process:
     """One child in a process group of its own, its output in a log file."""
@@ -112,11 +121,7 @@ class Stack:
     def password_of(settings: Settings) -> str:
         """The same without a stack."""
         file = settings.home / "airflow" / "simple_auth_manager_passwords.json.generated"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-                json.dump({"admin": secrets.token_urlsafe(12)}, out)
-        return json.loads(file.read_text())["admin"]
+        return json.loads(_keep(file, lambda: json.dumps({"admin": secrets.token_urlsafe(12)})))["admin"]
 
     def environment(self) -> dict[str, str]:
         """What the children run with: our settings, and Airflow tuned for one machine."""
@@ -139,6 +144,8 @@ class Stack:
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.airflow_url}/execution/",
+            # Airflow makes a shorter key of its own, and warns of it with every request.
+            "AIRFLOW__API_AUTH__JWT_SECRET": _keep(self.airflow_home / "jwt_secret", lambda: secrets.token_urlsafe(64)),
             "AIRFLOW__API__HOST": HOST,
             "AIRFLOW__API__PORT": str(self.airflow_port),
             "AIRFLOW__API__BASE_URL": self.airflow_url,
