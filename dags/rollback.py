@@ -30,7 +30,7 @@ from wiring import DEFAULTS, RECIPE, START, linked, run_step
     },
 )
 def rollback() -> None:
-    @task
+    @task(task_id="rollback")
     def roll_back(params: dict, dag_run=None) -> dict:
         who = dag_run.triggering_user_name or "airflow"
         return run_step("rollback", to=params["to"], reason=params["reason"], actor=who, run_key=dag_run.run_id)

@@ -5,7 +5,6 @@ Nothing here imports a step before a task runs, so the folder parses without tor
 
 import importlib
 import logging
-import re
 import time
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
@@ -34,7 +33,7 @@ SCHEDULE: str | None = None if SETTINGS.schedule == "none" else SETTINGS.schedul
 def on_failure(context: Any) -> None:
     """Say in the log what failed and how to run that step alone; an alert channel hooks in here."""
     ti = context["ti"]
-    step = re.sub(r"^.*\.|_.*$", "", ti.task_id)
+    step = ti.task_id.rsplit(".", 1)[-1]
     log.error(
         "%s.%s failed in run %s: %s. The step alone: `classy %s --help`; then clear the task to run it again.",
         ti.dag_id, ti.task_id, ti.run_id, context.get("exception"), step,

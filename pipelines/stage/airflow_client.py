@@ -113,14 +113,15 @@ def wait_until(client: AirflowClient, check: Any, *, what: str, timeout_s: float
     """Poll `check` until it gives something true; a run that fails meanwhile ends the wait with its story."""
     deadline = time.monotonic() + timeout_s
     while True:
+        # A failed run is over too: failures are looked for after `check`, which may have taken one for the end.
         found = check()
-        if found:
-            return found
         alive()
         for run in client.runs():
             if run["state"] == "failed":
                 remedy = "Mend the cause and run it again; each step runs alone with `classy STEP`."
                 raise ClassyError(f"{client.failed_task(run)}\n  {remedy}")
+        if found:
+            return found
         if time.monotonic() > deadline:
             open_runs = [
                 f"{run['dag_id']} {run['dag_run_id']} {run['state']}"
