@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Engine, Table, create_engine, event, func, select
+from sqlalchemy import Engine, Table, create_engine, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
@@ -125,10 +125,6 @@ class Store:
         """Decisions in order of data time, all or of one kind."""
         statement = select(decisions).order_by(decisions.c.as_of, decisions.c.decision_key)
         return self._rows(statement if kind is None else statement.where(decisions.c.kind == kind))
-
-    def count_truth(self) -> int:
-        with self.engine.connect() as connection:
-            return int(connection.execute(select(func.count()).select_from(ground_truth)).scalar_one())
 
 
 def open_store(url: str) -> Store:
