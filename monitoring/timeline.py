@@ -30,7 +30,15 @@ def draw_timeline(summary: Mapping[str, Any], path: Path) -> None:
     _bands(axis, served)
     axis.plot(dates, [day["accuracy"] for day in served], color=INK, linewidth=2, zorder=3)
     for when, day in zip(dates, served, strict=True):
-        axis.scatter(when, day["accuracy"], s=58, color=DRIFT.get(day["drift"], MUTED), edgecolor="white", zorder=4)
+        axis.scatter(
+            when,
+            day["accuracy"],
+            s=58,
+            color=DRIFT.get(day["drift"], MUTED),
+            edgecolor="white",
+            zorder=4,
+            clip_on=False,
+        )
     marks = [
         ("drift_from", "the world changes", BAD),
         ("detected_on", "detected", BAD),
