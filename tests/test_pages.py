@@ -40,5 +40,9 @@ def test_pages_come_up_once_and_go_down(tmp_path: Path) -> None:
     finally:
         down = classy("down", "--json", home=home)
     assert json.loads(down.stdout)["stopped"] is True
+    for page in (said["airflow"], said["mlflow"]):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(page)
+    # Airflow's components write their titles over their environment; what still has one must not be ours.
     environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
     assert not [found for found in environments if found.get("CLASSY_HOME") == str(home)]
