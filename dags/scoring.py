@@ -30,7 +30,8 @@ from wiring import DEFAULTS, FEATURES, RECIPE, RETRAIN, START, as_day, extras, l
 def scoring() -> None:
     @task
     def score() -> list[dict]:
-        days = sorted({as_day(extra["day"]) for extra in extras(FEATURES)})
+        # An event that a person made in the UI may name no day.
+        days = sorted({as_day(extra["day"]) for extra in extras(FEATURES) if "day" in extra})
         receipts = [run_step("score", day=day) for day in days]
         scored = [receipt for receipt in receipts if receipt["generation"] is not None]
         skip_unless(bool(scored), "; ".join(receipt["reason"] for receipt in receipts) or "no day to score")

@@ -13,12 +13,16 @@ Runs when `decide` asks for it (asset `classy_retrain`), every Monday, or **by h
 A training that is killed resumes at its last epoch when it is retried. The same request twice trains once.
 """
 
+from datetime import timedelta
+
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 from wiring import DEFAULTS, RECIPE, RETRAIN, SCHEDULE, SETTINGS, START, as_utc, extras, linked, run_step, skip_unless
 
 WEEKLY = AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 6 * * 1", timezone="UTC"), assets=[RETRAIN])
+LONGEST = timedelta(minutes=RECIPE.budget.train_minutes) + DEFAULTS["execution_timeout"]
+"""Of a training task: its budget ends it in order, the timeout only if that hangs."""
 NAMES = [candidate.name for candidate in RECIPE.candidates]
 
 
@@ -78,8 +82,9 @@ class Approval(ApprovalOperator):
             None,
             type=["null", "number"],
             exclusiveMinimum=0,
+            maximum=RECIPE.budget.train_minutes,
             title="Budget, minutes",
-            description="Training ends in order at this time with its best weights. Empty: the recipe's.",
+            description="Training ends in order at this time with its best weights. At most, and if empty, the recipe's.",
         ),
         "approval": Param(
             RECIPE.gates.approval,
@@ -97,7 +102,7 @@ def training() -> None:
 
         asked = extras(RETRAIN)
         # Several requests may ride on one run; they are one question, asked last.
-        request = asked[-1] if asked else {"as_of": params["as_of"], "reason": params["reason"]}
+        request = {"as_of": params["as_of"], "reason": params["reason"], **(asked[-1] if asked else {})}
         run_key = request.get("run_key") or dag_run.run_id
         as_of = as_utc(request["as_of"]) if request["as_of"] else newest_as_of(SETTINGS)
         receipt = run_step("snapshot", as_of=as_of, window_days=params["window_days"])
@@ -107,7 +112,7 @@ def training() -> None:
     def fit(name: str):
         @task_group(group_id=name)
         def group(snapped):
-            @task(pool=SETTINGS.training_pool)
+            @task(pool=SETTINGS.training_pool, execution_timeout=LONGEST)
             def train(snapped: dict, params: dict) -> dict:
                 skip_unless(name in params["candidates"], f"{name} was not asked for")
                 return run_step(

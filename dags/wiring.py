@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import Settings, load_settings
+from pipelines.steps import STEPS
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,10 @@ def on_failure(context: Any) -> None:
     """Say in the log what failed and how to run that step alone; an alert channel hooks in here."""
     ti = context["ti"]
     step = ti.task_id.rsplit(".", 1)[-1]
+    alone = f" The step alone: `classy {step} --help`." if step in STEPS else ""
     log.error(
-        "%s.%s failed in run %s: %s. The step alone: `classy %s --help`; then clear the task to run it again.",
-        ti.dag_id, ti.task_id, ti.run_id, context.get("exception"), step,
+        "%s.%s failed in run %s: %s.%s Mend the cause, then clear the task to run it again.",
+        ti.dag_id, ti.task_id, ti.run_id, context.get("exception"), alone,
     )  # fmt: skip
 
 

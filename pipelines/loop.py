@@ -9,7 +9,7 @@ lets the DAGs do it. Both end in the same tables, so both give the same summary.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -28,16 +28,12 @@ from pipelines import (
     validate,
 )
 from pipelines.errors import ClassyError
+from pipelines.models.evidence import end_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
 FIRST = "first-champion"
 """Run key of the training that makes the first champion."""
-
-
-def as_of(day: date) -> datetime:
-    """The end of a day: midnight UTC after it."""
-    return datetime.combine(day + timedelta(days=1), time.min, UTC)
 
 
 class Stage(Protocol):
@@ -61,8 +57,8 @@ def play(recipe: Recipe, stage: Stage, say: Callable[[str], None]) -> list[date]
     say(f"history: {history[0]} to {history[-1]}")
     stage.bring_in(history)
 
-    say(f"first champion: trained on what was known by {as_of(history[-1]):%Y-%m-%d %H:%M}")
-    stage.first_champion(as_of(history[-1]))
+    say(f"first champion: trained on what was known by {end_of(history[-1]):%Y-%m-%d %H:%M}")
+    stage.first_champion(end_of(history[-1]))
 
     for day in ordinary:
         stage.live(day)
@@ -115,7 +111,7 @@ class LocalStage:
         decided = self._do(decide, day=day)
         self.say(f"{day}: {decided.action}: {decided.reason}")
         if decided.action == "RETRAIN":
-            self.retrain(decided.run_key, as_of(day), reason=decided.reason)
+            self.retrain(decided.run_key, end_of(day), reason=decided.reason)
 
     def retrain(self, run_key: str, known_by: datetime, *, reason: str) -> None:
         snapped = self._do(snapshot, as_of=known_by)

@@ -17,7 +17,8 @@ import pytest
 
 from monitoring.stores import Store, open_store
 from pipelines.errors import ClassyError
-from pipelines.loop import FIRST, as_of, play, story_days
+from pipelines.loop import FIRST, play, story_days
+from pipelines.models.evidence import end_of
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import load_settings
 from pipelines.stage.airflow_client import DONE, AirflowClient, wait_until
@@ -142,10 +143,13 @@ def test_one_retraining_was_asked_for_and_one_run_answered(told: Told) -> None:
 
 def test_a_day_run_twice_changes_nothing(told: Told) -> None:
     day = story_days(recipe_of(told))[-1]
-    before = told.store.decisions(), len(told.store.predictions(since=as_of(day).replace(year=2000), until=as_of(day)))
+    before = (
+        told.store.decisions(),
+        len(told.store.predictions(since=end_of(day).replace(year=2000), until=end_of(day))),
+    )
     told.client.trigger("classy_data", run_id=f"again-{day}", logical_date=None, conf={"day": str(day)})
     settle(told, "the same day again")
-    after = told.store.decisions(), len(told.store.predictions(since=as_of(day).replace(year=2000), until=as_of(day)))
+    after = told.store.decisions(), len(told.store.predictions(since=end_of(day).replace(year=2000), until=end_of(day)))
     assert before == after
 
 

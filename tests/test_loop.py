@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from pipelines.errors import ClassyError
-from pipelines.loop import as_of, story_days
+from pipelines.loop import story_days
+from pipelines.models.evidence import end_of
 from pipelines.models.judgement import of_decision
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import Settings, load_settings
@@ -60,7 +61,7 @@ def test_status_and_history_tell_what_served_and_why(told: tuple[Settings, Summa
     now = status(settings)
     assert (now["generation"], now["version"], now["verdict"]) == (2, "2", "PROMOTE")
     changed = load_recipe(str(RECIPE)).drift_from
-    assert [row["generation"] for row in history(settings, at=as_of(changed))] == [1]
+    assert [row["generation"] for row in history(settings, at=end_of(changed))] == [1]
     assert [row["generation"] for row in history(settings)] == [1, 2]
     assert str(summary.retrained_on) in now["run_key"]
 

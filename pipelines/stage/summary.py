@@ -12,7 +12,8 @@ from typing import Any
 import fsspec
 
 from monitoring.stores import Store
-from pipelines.loop import FIRST, as_of, story_days
+from pipelines.loop import FIRST, story_days
+from pipelines.models.evidence import end_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from pipelines.sources import open_source
@@ -66,7 +67,7 @@ def summarise(settings: Settings, recipe: Recipe, store: Store, *, tasks: int, w
     answered = {row["run_key"] for row in promoted}
     before = [d for d in days if d.accuracy is not None and (changed is None or d.date < str(changed))]
     drifted = [d for d in days if d.accuracy is not None and changed is not None and d.date >= str(changed)]
-    retrain = next((d for d in trained if changed and d["as_of"] >= as_of(changed) and d["run_key"] in answered), None)
+    retrain = next((d for d in trained if changed and d["as_of"] >= end_of(changed) and d["run_key"] in answered), None)
     # A decision about day D is made at its end: the contender serves from D+1 on.
     retrained_on = str((retrain["as_of"] - timedelta(days=1)).date()) if retrain else None
     lost = [d for d in drifted if retrained_on is None or d.date <= retrained_on]
@@ -75,7 +76,7 @@ def summarise(settings: Settings, recipe: Recipe, store: Store, *, tasks: int, w
     line = None if high is None or low is None else low + RECOVERED_SHARE * (high - low)
     recovered = next((d.date for d in after if line is not None and (d.accuracy or 0) >= line), None)
     detected = next((d.date for d in drifted if d.drift == "DRIFT"), None)
-    false = sum(changed is None or d["as_of"] < as_of(changed) for d in trained)
+    false = sum(changed is None or d["as_of"] < end_of(changed) for d in trained)
     missing = [
         what
         for what, there in {
@@ -116,7 +117,7 @@ def _truth(settings: Settings, recipe: Recipe) -> dict[str, str]:
 
 
 def _day(store: Store, day: date, truth: dict[str, str]) -> Day:
-    until = as_of(day)
+    until = end_of(day)
     # A photo may be scored again by a later generation; what was answered on the day is the first.
     scored = store.predictions(since=until - timedelta(days=1), until=until)
     scored = scored.sort_values("generation").drop_duplicates("image_id")
