@@ -1,0 +1,140 @@
+"""`classy STEP`: one command a step, made from the same functions as the DAGs' tasks."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.shared import DayOption, JsonOption, RecipeOption, RunKeyOption, as_day, as_time, run_step
+
+app = typer.Typer()
+STEPS = "Steps, in the order of the loop"
+
+
+@app.command(rich_help_panel=STEPS)
+def gather(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False) -> None:
+    """Read one day's photos from the source, and the labels that arrived on it."""
+    run_step("gather", recipe, json_, day=as_day(day))
+
+
+@app.command(rich_help_panel=STEPS)
+def validate(
+    raw_uri: Annotated[str, typer.Option(help="A raw partition, as `gather` printed it.")],
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Put bad records into quarantine, each with its reason; say whether the day may go on."""
+    run_step("validate", recipe, json_, raw_uri=raw_uri)
+
+
+@app.command(rich_help_panel=STEPS)
+def prepare(
+    clean_uri: Annotated[str, typer.Option(help="A clean partition, as `validate` printed it.")],
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Canonical images and picture statistics into a shard."""
+    run_step("prepare", recipe, json_, clean_uri=clean_uri)
+
+
+@app.command(rich_help_panel=STEPS)
+def materialize(
+    shard_uri: Annotated[str, typer.Option(help="A shard, as `prepare` printed it.")],
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Features of a day's photos and senders into Feast, offline and online."""
+    run_step("materialize", recipe, json_, shard_uri=shard_uri)
+
+
+@app.command(rich_help_panel=STEPS)
+def snapshot(
+    as_of: Annotated[str, typer.Option(help="Only what was known by then, such as 2026-03-07 (UTC).")],
+    window_days: Annotated[int | None, typer.Option(help="How far back; default: the recipe's.")] = None,
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Freeze a point-in-time training set; its content is its name."""
+    run_step("snapshot", recipe, json_, as_of=as_time(as_of, "--as-of"), window_days=window_days)
+
+
+@app.command(rich_help_panel=STEPS)
+def train(
+    snapshot_uri: Annotated[str, typer.Option(help="A snapshot, as `snapshot` printed it.")],
+    run_key: RunKeyOption,
+    candidate: Annotated[str, typer.Option(help="The name of one of the recipe's candidates.")],
+    epochs: Annotated[int | None, typer.Option(help="Instead of the candidate's own.")] = None,
+    budget_minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Fit one candidate on one snapshot; a killed run goes on where it was."""
+    run_step(
+        "train", recipe, json_, snapshot_uri=snapshot_uri, run_key=run_key, candidate=candidate, epochs=epochs,
+        budget_minutes=budget_minutes,
+    )  # fmt: skip
+
+
+@app.command(rich_help_panel=STEPS)
+def optimize(
+    run_id: Annotated[str, typer.Option(help="The MLflow run, as `train` printed it.")],
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Export a trained candidate to ONNX, check it against torch, log the package."""
+    run_step("optimize", recipe, json_, run_id=run_id)
+
+
+@app.command(rich_help_panel=STEPS)
+def evaluate(
+    run_id: Annotated[list[str], typer.Option(help="An optimized run; once for each candidate.")],
+    snapshot_uri: Annotated[str, typer.Option(help="The snapshot they were fitted on.")],
+    run_key: RunKeyOption,
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Judge the best candidate against the champion on the same held-out rows."""
+    run_step("evaluate", recipe, json_, run_ids=run_id, snapshot_uri=snapshot_uri, run_key=run_key)
+
+
+@app.command(rich_help_panel=STEPS)
+def promote(
+    run_key: RunKeyOption,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
+    approved_by: Annotated[str | None, typer.Option(help="Who approved it.")] = None,
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Make a judged contender the champion: one new generation."""
+    run_step("promote", recipe, json_, run_key=run_key, reason=reason, approved_by=approved_by)
+
+
+@app.command(rich_help_panel=STEPS)
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")],
+    to: Annotated[int | None, typer.Option(help="A generation; default: the one before.")] = None,
+    run_key: Annotated[str, typer.Option(help="Names this rollback; the same key twice rolls back once.")] = "",
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Put an earlier generation's model back, after checking that it still loads."""
+    key = run_key or f"rollback-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    run_step("rollback", recipe, json_, to=to, reason=reason, run_key=key)
+
+
+@app.command(rich_help_panel=STEPS)
+def score(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False) -> None:
+    """The champion over a day's photos, into `predictions`."""
+    run_step("score", recipe, json_, day=as_day(day))
+
+
+@app.command(rich_help_panel=STEPS)
+def monitor(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False) -> None:
+    """Drift against the champion's reference, accuracy on the labels that arrived, a report to read."""
+    run_step("monitor", recipe, json_, day=as_day(day))
+
+
+@app.command(rich_help_panel=STEPS)
+def decide(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False) -> None:
+    """KEEP, WATCH, LABEL or RETRAIN, with the reason; once a day."""
+    run_step("decide", recipe, json_, day=as_day(day))

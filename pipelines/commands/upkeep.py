@@ -1,0 +1,60 @@
+"""`classy recipe`, `db`, `bench`: recipes checked, tables upgraded, figures shown."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipelines.commands.shared import JsonOption, show
+from pipelines.errors import ClassyError
+from pipelines.recipe import load_recipe
+from pipelines.settings import load_settings
+
+recipe_app = typer.Typer(no_args_is_help=True, help="Check and show recipes.")
+db_app = typer.Typer(no_args_is_help=True, help="Classy's own tables.")
+bench_app = typer.Typer(no_args_is_help=True, help="What was measured.")
+
+
+@recipe_app.command("check")
+def recipe_check(
+    file: Annotated[str, typer.Argument(help="A name in recipes/ or a path.")], json_: JsonOption = False
+) -> None:
+    """Check every field of a recipe; each wrong one is named."""
+    found = load_recipe(file)
+    drift = str(found.drift_from) if found.drift_from else None
+    names = [candidate.name for candidate in found.candidates]
+    show({"recipe": found.name, "ok": True, "source": found.source.kind, "classes": len(found.taxonomy.classes),
+          "candidates": names, "drift_from": drift, "digest": found.digest()}, json_)  # fmt: skip
+
+
+@recipe_app.command("show")
+def recipe_show(file: Annotated[str, typer.Argument(help="A name in recipes/ or a path.")]) -> None:
+    """The recipe with every default filled in, as JSON."""
+    show(load_recipe(file).model_dump(mode="json", by_alias=True), True)
+
+
+@db_app.command("upgrade")
+def db_upgrade(json_: JsonOption = False) -> None:
+    """Bring the tables of an older Classy to this one's schema."""
+    from pipelines.status import upgrade
+
+    show(upgrade(load_settings()), json_)
+
+
+@bench_app.command("show")
+def bench_show(
+    all_: Annotated[bool, typer.Option("--all", help="Also what holds.")] = False, json_: JsonOption = False
+) -> None:
+    """What falls short in HOME/bench, as `make bench` wrote it."""
+    folder = load_settings().home / "bench"
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ClassyError(f"{folder}: nothing measured yet; `make bench` measures")
+    found = [{"bench": file.stem, **row} for file in files for row in json.loads(file.read_text())["rows"]]
+    rows = [row for row in found if all_ or not row["holds"]]
+    if not rows and not json_:
+        Console().print(f"all {len(found)} figures hold; see them with --all")
+        return
+    columns = ("bench", "name", "ours", "other", "other_name", "unit", "ratio", "spread", "goal", "holds")
+    show(rows, json_, columns=columns)
