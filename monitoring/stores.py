@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Engine, Table, create_engine, event, select
+from sqlalchemy import Engine, Table, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
 
-from monitoring.tables import decisions, deployments, ground_truth, predictions
+from monitoring.tables import decisions, deployments, golden_uses, ground_truth, predictions
 
 CHUNK = 500  # rows a statement: SQLite allows 32,766 bound values
 
@@ -61,6 +61,13 @@ class Store:
     def record_decision(self, row: Mapping[str, Any]) -> bool:
         """Write a decision once. True when it is new; the first one under a key stays."""
         return self._upsert(decisions, [row], overwrite=False) == 1
+
+    def use_golden(self, row: Mapping[str, Any]) -> int:
+        """Note that a judgement used the golden rows; gives how often they were used, this time included."""
+        self._upsert(golden_uses, [row], overwrite=False)
+        statement = select(func.count()).where(golden_uses.c.golden_hash == row["golden_hash"])
+        with self.engine.connect() as connection:
+            return connection.execute(statement).scalar_one()
 
     def add_generation(self, row: Mapping[str, Any]) -> None:
         """Insert one row of `deployments`.

@@ -99,3 +99,14 @@ decisions = Table(
 )
 """What was decided and on what. `kind`: monitor (KEEP, WATCH, LABEL, RETRAIN, UNKNOWN), judge (PROMOTE, HOLD,
 INSUFFICIENT DATA) or approval. A RETRAIN and the judge's row that answers it share `run_key`."""
+
+golden_uses = Table(
+    "golden_uses",
+    METADATA,
+    Column("golden_hash", String(64), primary_key=True),
+    Column("run_key", String(128), primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("as_of", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+"""Each time that the frozen golden rows were judged on: a set that is asked often is learned by selection."""

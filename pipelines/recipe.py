@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from pipelines.errors import ClassyError
 from pipelines.sections import (
+    Behaviour,
     Budget,
     Candidate,
     CandidateBase,
@@ -57,6 +58,7 @@ class Recipe(Section):
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     budget: Budget = Budget()
     gates: Gates = Gates()
+    behaviour: Behaviour = Behaviour()
     monitoring: Monitoring = Monitoring()
     policy: Policy = Policy()
     story: Story = Story()

@@ -74,6 +74,8 @@ class ManifestSource(Section):
     """Column with the time of the photo (ISO 8601, UTC); empty: replayed."""
     labelled_at: str = ""
     """Column with the time of the label; empty: replayed, or the photo's own time."""
+    attributes: tuple[str, ...] = ()
+    """More columns that go along with each photo, as text: to slice by, such as the phone."""
 
 
 class SqlSource(Section):
@@ -90,6 +92,7 @@ class SqlSource(Section):
     sender: str = ""
     captured_at: str = ""
     labelled_at: str = ""
+    attributes: tuple[str, ...] = ()
 
 
 Source = Annotated[
@@ -244,6 +247,9 @@ class SklearnCandidate(CandidateBase):
 class NetworkCandidate(CandidateBase):
     """What both network kinds share."""
 
+    seeds: int = Field(default=1, ge=1, le=20)
+    """How often it is fitted, each time from another seed. The judge takes the middle one and asks what all of them
+    gain on the average: a lucky seed is not promoted."""
     epochs: int = Field(default=12, ge=1, le=10_000)
     batch: int = Field(default=64, ge=2, le=65_536)
     lr: float = Field(default=2e-3, gt=0)
@@ -285,21 +291,67 @@ Candidate = Annotated[SklearnCandidate | ResnetCandidate | TorchvisionCandidate,
 class Budget(Section):
     train_minutes: float = Field(default=30, gt=0)
     """Training ends in order at this time, with the best weights so far."""
+    price_per_hour: float = Field(default=0.0, ge=0)
+    """What an hour of training costs; 0: nobody counts it."""
+    currency: str = "EUR"
 
 
 class Gates(Section):
     """What a contender must show before it is promoted."""
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """Of each bound."""
+    metric: Literal["accuracy", "macro_f1", "log_loss"] = "accuracy"
+    """The success metric: what the contender must be better at."""
+    require: Literal["better", "not_worse"] = "better"
+    """What the success metric must show on fresh rows (after a drift: on rows since it began). `not_worse` suits a
+    contender that is wanted for another reason, such as a smaller model."""
     margin: float = Field(default=0.02, gt=0, lt=1)
-    """Non-inferiority margin of accuracy and macro-F1 on the golden rows."""
+    """How much accuracy a contender may lose where it must not be worse."""
+    f1_margin: float = Field(default=0.05, gt=0, lt=1)
+    """The same for macro-F1."""
+    log_loss_margin: float = Field(default=0.1, gt=0)
+    """The same for log loss, in nats."""
     calibration_margin: float = Field(default=0.05, gt=0)
+    """The same for the expected calibration error."""
     latency_factor: float = Field(default=3.0, gt=0)
     """A contender may be at most so many times as slow as the champion."""
+    size_factor: float = Field(default=3.0, gt=0)
+    """Its package may be at most so many times as large."""
+    cost_factor: float = Field(default=10.0, gt=0)
+    """Its training may have cost at most so many times as much (time, where budget.price_per_hour is 0)."""
     min_rows: int = Field(default=50, ge=1)
     """Fewer fresh rows than this is INSUFFICIENT DATA."""
+    slices: bool = True
+    """Whether a slice that is lost holds a contender back; if not, slices are only shown."""
+    slice_margin: float = Field(default=0.1, gt=0, lt=1)
+    """How much accuracy may be lost on one slice."""
+    slice_min_rows: int = Field(default=40, ge=5)
+    """Smaller slices are shown and never decide."""
+    slice_columns: tuple[str, ...] = ()
+    """More columns to slice by, beside class, sender size, new senders, brightness and resolution: a picture statistic,
+    a context name, or one of the source's `attributes`."""
     approval: bool = False
-    """A person must approve in Airflow before a promotion."""
+    """A person must approve before a promotion: in Airflow, or by a tag on the version in MLflow."""
+
+
+class Behaviour(Section):
+    """What a model must do beside being right: asked of the contender, and of the champion for comparison."""
+
+    flip: bool = False
+    """The answer stays when a photo is mirrored; not for digits or text."""
+    shift: float = Field(default=0.05, ge=0, le=0.25)
+    """The answer stays when a photo moves by this share of its side; 0 switches it off."""
+    jpeg: int = Field(default=60, ge=0, le=95)
+    """The answer stays when a photo is saved at this quality; 0 switches it off."""
+    min_agreement: float = Field(default=0.8, ge=0, le=1)
+    """Share of photos whose answer must stay."""
+    context: bool = True
+    """A class does not become less likely when the sender has sent more of it."""
+    class_floor: float = Field(default=0.0, ge=0, lt=1)
+    """Share of its photos that each class must get right, where it has `gates.slice_min_rows` of them."""
+    gating: bool = False
+    """Whether a contender that fails one of these is held back; if not, they are only reported."""
 
 
 class Monitoring(Section):
