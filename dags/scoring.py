@@ -50,7 +50,7 @@ def scoring() -> None:
         asked = [receipt for receipt in decided if receipt["action"] == "RETRAIN"]
         skip_unless(bool(asked), "; ".join(f"{receipt['action']}: {receipt['reason']}" for receipt in decided))
         for receipt in asked:
-            yield Metadata(RETRAIN, {key: receipt[key] for key in ("run_key", "as_of", "reason")})
+            yield Metadata(RETRAIN, {key: receipt[key] for key in ("run_key", "as_of", "reason", "drift_from")})
 
     monitored = linked(monitor(linked(score(), run_url="MLflow run")), report_url="Drift report", run_url="MLflow run")
     ask(decide(monitored))

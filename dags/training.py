@@ -18,7 +18,22 @@ from datetime import timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
-from wiring import DEFAULTS, RECIPE, RETRAIN, SCHEDULE, SETTINGS, START, as_utc, extras, linked, run_step, skip_unless
+from wiring import (
+    DEFAULTS,
+    RECIPE,
+    RETRAIN,
+    SCHEDULE,
+    SETTINGS,
+    START,
+    as_day,
+    as_utc,
+    extras,
+    linked,
+    run_step,
+    skip_unless,
+)
+
+from pipelines.recipe import family_of
 
 WEEKLY = AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 6 * * 1", timezone="UTC"), assets=[RETRAIN])
 LONGEST = timedelta(minutes=RECIPE.budget.train_minutes) + DEFAULTS["execution_timeout"]
@@ -105,7 +120,8 @@ def training() -> None:
         request = {"as_of": params["as_of"], "reason": params["reason"], **(asked[-1] if asked else {})}
         run_key = request.get("run_key") or dag_run.run_id
         as_of = as_utc(request["as_of"]) if request["as_of"] else newest_as_of(SETTINGS)
-        receipt = run_step("snapshot", as_of=as_of, window_days=params["window_days"])
+        since = as_day(request["drift_from"]) if request.get("drift_from") else None
+        receipt = run_step("snapshot", as_of=as_of, window_days=params["window_days"], drift_from=since)
         skip_unless(receipt["ok"], f"not enough to learn from: {'; '.join(receipt['reasons'])}")
         return {**receipt, "run_key": run_key, "reason": request["reason"]}
 
@@ -114,7 +130,7 @@ def training() -> None:
         def group(snapped):
             @task(pool=SETTINGS.training_pool, execution_timeout=LONGEST)
             def train(snapped: dict, params: dict) -> dict:
-                skip_unless(name in params["candidates"], f"{name} was not asked for")
+                skip_unless(family_of(name) in params["candidates"], f"{name} was not asked for")
                 return run_step(
                     "train", snapshot_uri=snapped["snapshot_uri"], run_key=snapped["run_key"], candidate=name,
                     epochs=params["epochs"], budget_minutes=params["budget_minutes"],
@@ -140,7 +156,9 @@ def training() -> None:
 
     snapped = snapshot()
     evaluated = linked(
-        evaluate(snapped, [fit(name)(snapped) for name in NAMES]), run_url="MLflow run", version_url="Model version"
+        evaluate(snapped, [fit(name)(snapped) for name in RECIPE.fits]),
+        run_url="MLflow run",
+        version_url="Model version",
     )
     approve = Approval(
         task_id="approve",

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FEATURES = Asset(name="classy_features", uri="classy://features", group="classy")
 """A day's features are in the store; the event's extra names the day."""
 RETRAIN = Asset(name="classy_retrain", uri="classy://retrain", group="classy")
-"""A contender is asked for; the event's extra holds run_key, as_of and the reason."""
+"""A contender is asked for; the event's extra holds run_key, as_of, drift_from and the reason."""
 
 SETTINGS: Settings = load_settings()
 RECIPE: Recipe = load_recipe(SETTINGS.recipe)

@@ -25,7 +25,7 @@ MOST_REASONS = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """The day's decision. RETRAIN has a run key, and training data is taken as of `as_of`."""
+    """The day's decision. RETRAIN has a run key; training data is taken as of `as_of`, and judged since `drift_from`."""
 
     day: str
     action: str
@@ -33,6 +33,8 @@ class Decided:
     decision_key: str
     run_key: str | None
     as_of: str
+    drift_from: str | None
+    """First day of the drift; None without one."""
 
 
 def run(settings: Settings, recipe: Recipe, *, day: date) -> Decided:
@@ -56,15 +58,14 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Decided:
         decision_key=key,
         run_key=recorded["run_key"],
         as_of=recorded["as_of"].isoformat(),
+        drift_from=_read(settings, day)["drift_since"],
     )
 
 
 def _decision(settings: Settings, recipe: Recipe, store: Store, day: date, key: str) -> dict[str, Any]:
     uri = monitor_root(settings, day)
     manifest = files.need_manifest(uri, f"monitor --day {day}")
-    found = read_evidence(settings, day)
-    if found is None:
-        raise ClassyError(f"{uri}: went away while it was read; make it with `classy monitor --day {day}`")
+    found = _read(settings, day)
     rules = Rules(**recipe.policy.model_dump())
     decision = weigh(gather_evidence(found, store.decisions(), day), rules)
     return {
@@ -79,6 +80,15 @@ def _decision(settings: Settings, recipe: Recipe, store: Store, day: date, key: 
         "as_of": end_of(day),
         "created_at": datetime.now(UTC),
     }
+
+
+def _read(settings: Settings, day: date) -> dict[str, Any]:
+    found = read_evidence(settings, day)
+    if found is None:
+        raise ClassyError(
+            f"{monitor_root(settings, day)}: no evidence there; make it with `classy monitor --day {day}`"
+        )
+    return found
 
 
 def gather_evidence(found: dict[str, Any], decisions: list[dict[str, Any]], day: date) -> Evidence:

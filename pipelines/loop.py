@@ -111,15 +111,16 @@ class LocalStage:
         decided = self._do(decide, day=day)
         self.say(f"{day}: {decided.action}: {decided.reason}")
         if decided.action == "RETRAIN":
-            self.retrain(decided.run_key, end_of(day), reason=decided.reason)
+            since = date.fromisoformat(decided.drift_from) if decided.drift_from else None
+            self.retrain(decided.run_key, end_of(day), reason=decided.reason, drift_from=since)
 
-    def retrain(self, run_key: str, known_by: datetime, *, reason: str) -> None:
-        snapped = self._do(snapshot, as_of=known_by)
+    def retrain(self, run_key: str, known_by: datetime, *, reason: str, drift_from: date | None = None) -> None:
+        snapped = self._do(snapshot, as_of=known_by, drift_from=drift_from)
         if not snapped.ok:
             raise ClassyError(f"not enough to learn from as of {known_by}: {'; '.join(snapped.reasons)}")
         run_ids = []
-        for candidate in self.recipe.candidates:
-            trained = self._do(train, snapshot_uri=snapped.snapshot_uri, candidate=candidate.name, run_key=run_key)
+        for name in self.recipe.fits:
+            trained = self._do(train, snapshot_uri=snapped.snapshot_uri, candidate=name, run_key=run_key)
             run_ids.append(self._do(optimize, run_id=trained.run_id).run_id)
         judged = self._do(evaluate, run_ids=run_ids, snapshot_uri=snapped.snapshot_uri, run_key=run_key)
         self.say(f"judge: {judged.verdict}: {' '.join(judged.reasons)}")

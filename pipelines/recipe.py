@@ -8,6 +8,7 @@ a typo must not be silently ignored. The file that people copy is `recipes/start
 
 import hashlib
 import json
+import re
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -39,6 +40,8 @@ from pipelines.sections import (
     Validation,
 )
 
+SEED = re.compile(r"^(?P<family>.+)-seed(?P<number>\d+)$")
+"""The second fit of candidate `resnet` is called `resnet-seed2`."""
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ROOT / "recipes"
 
@@ -70,6 +73,8 @@ class Recipe(Section):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"{', '.join(doubled)} names two candidates; give each its own name")
+        if taken := [name for name in names if SEED.match(name)]:
+            raise ValueError(f"{taken[0]} ends like a further seed of a candidate; name it without -seed and a number")
         return candidates
 
     @model_validator(mode="after")
@@ -93,22 +98,40 @@ class Recipe(Section):
         """First day of the first scenario: what the monitor should notice."""
         return min((scenario.from_ for scenario in self.scenarios), default=None)
 
+    @property
+    def fits(self) -> tuple[str, ...]:
+        """What a training fits: each candidate by name, and once more as `NAME-seedN` for each further seed."""
+        return tuple(
+            candidate.name if number == 1 else f"{candidate.name}-seed{number}"
+            for candidate in self.candidates
+            for number in range(1, getattr(candidate, "seeds", 1) + 1)
+        )
+
     def candidate(self, name: str) -> "SklearnCandidate | ResnetCandidate | TorchvisionCandidate":
-        """The candidate called `name`.
+        """The candidate called `name`, one of `fits`; a further seed of a candidate is a candidate with that seed.
 
         Raises:
             ClassyError: there is none; the message lists the names.
         """
+        further = SEED.match(name)
         for candidate in self.candidates:
             if candidate.name == name:
                 return candidate
-        known = ", ".join(candidate.name for candidate in self.candidates)
+            if further and candidate.name == further["family"] and name in self.fits:
+                return candidate.model_copy(update={"name": name, "seed": candidate.seed + int(further["number"]) - 1})
+        known = ", ".join(self.fits)
         raise ClassyError(f"recipe {self.name}: no candidate {name!r}; candidates are {known}")
 
     def digest(self) -> str:
         """SHA-256 of the recipe's canonical JSON, 12 hex digits."""
         text = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def family_of(name: str) -> str:
+    """The candidate that a fit is a seed of: `resnet` for `resnet` and `resnet-seed2`."""
+    further = SEED.match(name)
+    return further["family"] if further else name
 
 
 # ---------------------------------------------------------------------------------------------- the door

@@ -6,7 +6,7 @@ Only labels that were known by then and features that were available by then.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,24 @@ class Snapshotted:
     reasons: list[str]
 
 
-def run(settings: Settings, recipe: Recipe, *, as_of: datetime, window_days: int | None = None) -> Snapshotted:
+def run(
+    settings: Settings,
+    recipe: Recipe,
+    *,
+    as_of: datetime,
+    window_days: int | None = None,
+    drift_from: date | None = None,
+) -> Snapshotted:
     """Write `snapshots/ID`: photos of the window whose label was known at `as_of`, split, with their context.
 
     ID is the content's hash: the same content is the same snapshot, and nothing is written twice. The first
     snapshot that is fit to train on freezes the golden rows; every later one has them too, however old.
+
+    Args:
+        as_of: labels, photos and features known by then.
+        window_days: how far back; None: the recipe's.
+        drift_from: the day a drift began that asks for this training. Its held-out rows are fresh rows, however
+            long ago it was, and decide the judgement.
 
     Raises:
         ClassyError: `as_of` has no zone, shards were made for another image, or features are missing.
@@ -54,14 +67,16 @@ def run(settings: Settings, recipe: Recipe, *, as_of: datetime, window_days: int
         raise ClassyError(f"window_days={days}: a window has at least one day")
     golden_uri = files.join(settings.data_root, "golden")
     golden = read_golden(golden_uri)
-    rows, hashes = collect(settings, recipe, golden, as_of=as_of, days=days)
+    if drift_from is not None and datetime.combine(drift_from, time(), UTC) >= as_of:
+        raise ClassyError(f"drift_from={drift_from}: is not before as_of={as_of.isoformat()}")
+    rows, hashes = collect(settings, recipe, golden, as_of=as_of, days=days, drift_from=drift_from)
     reasons = judge(rows, classes=recipe.taxonomy.classes, spec=recipe.snapshot)
     if not hashes:
         reasons.insert(0, f"no shards in the {days} days before {as_of.isoformat()}; run `classy prepare` for them")
     if golden is None and not reasons and not freeze_golden(settings, golden_uri, rows, as_of):
         # Another snapshot froze other golden rows meanwhile: they are everybody's.
-        return run(settings, recipe, as_of=as_of, window_days=window_days)
-    return _write(settings, recipe, rows, hashes, reasons, as_of=as_of, days=days)
+        return run(settings, recipe, as_of=as_of, window_days=window_days, drift_from=drift_from)
+    return _write(settings, recipe, rows, hashes, reasons, as_of=as_of, days=days, drift_from=drift_from)
 
 
 def _write(
@@ -73,12 +88,14 @@ def _write(
     *,
     as_of: datetime,
     days: int,
+    drift_from: date | None,
 ) -> Snapshotted:
     context, defaulted = _context(settings, recipe, rows)
     partitions = sorted(set(rows["shard_uri"]))
     meta: dict[str, Any] = {
         "as_of": as_of.isoformat(),
         "window_days": days,
+        "drift_from": None if drift_from is None else str(drift_from),
         "classes": list(recipe.taxonomy.classes),
         "counts": counts(rows),
         "partitions": partitions,

@@ -132,6 +132,8 @@ def _train(
         "recipe": recipe.name,
         "recipe_hash": recipe.digest(),
         "budget_seconds": budget_seconds,
+        "price_per_hour": recipe.budget.price_per_hour,
+        "currency": recipe.budget.currency,
         **{f"rows_{name}": count for name, count in data.counts.items()},
     }
     book = open_run(client, found, state=state, data=data, tags=tags, parameters=given)
@@ -140,10 +142,12 @@ def _train(
     except (FitError, BuildError) as error:
         book.fail(error)
         raise
-    return _finish(settings, book, chosen.name, outcome)
+    return _finish(settings, book, chosen.name, outcome, recipe.budget.price_per_hour)
 
 
-def _finish(settings: Settings, book: RunBook, candidate: str, outcome: fitting.Outcome) -> Trained:
+def _finish(
+    settings: Settings, book: RunBook, candidate: str, outcome: fitting.Outcome, price_per_hour: float
+) -> Trained:
     receipt = Trained(
         run_id=book.run_id,
         run_url=tracking.run_url(settings, book.run_id),
@@ -162,6 +166,7 @@ def _finish(settings: Settings, book: RunBook, candidate: str, outcome: fitting.
         "temperature": outcome.temperature,
         "best_epoch": outcome.best_epoch,
         "train_seconds": outcome.seconds,
+        "train_cost": outcome.seconds / 3600 * price_per_hour,
         "model_parameters": sum(weight.numel() for weight in outcome.model.parameters()),
     }
     book.finish(receipt, figures)

@@ -51,11 +51,13 @@ def materialize(
 def snapshot(
     as_of: Annotated[str, typer.Option(help="Only what was known by then, such as 2026-03-07 (UTC).")],
     window_days: Annotated[int | None, typer.Option(help="How far back; default: the recipe's.")] = None,
+    drift_from: Annotated[str, typer.Option(help="The day a drift began: its rows decide the judgement.")] = "",
     recipe: RecipeOption = "",
     json_: JsonOption = False,
 ) -> None:
     """Freeze a point-in-time training set; its content is its name."""
-    run_step("snapshot", recipe, json_, as_of=as_time(as_of, "--as-of"), window_days=window_days)
+    since = as_day(drift_from) if drift_from else None
+    run_step("snapshot", recipe, json_, as_of=as_time(as_of, "--as-of"), window_days=window_days, drift_from=since)
 
 
 @app.command(rich_help_panel=STEPS)

@@ -48,7 +48,13 @@ ROWS = pa.schema(
 
 
 def collect(
-    settings: Settings, recipe: Recipe, golden: pd.DataFrame | None, *, as_of: datetime, days: int
+    settings: Settings,
+    recipe: Recipe,
+    golden: pd.DataFrame | None,
+    *,
+    as_of: datetime,
+    days: int,
+    drift_from: date | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """The snapshot's rows but for their context, by captured_at and image_id, and each window shard's content hash.
 
@@ -74,7 +80,8 @@ def collect(
     else:
         said = golden[golden["labelled_at"] <= as_of].set_index("image_id")[["label", "labelled_at"]]
         labels = pd.concat([labels[~labels.index.isin(frozen)], said])
-    photos["split"] = assign(photos, frozen, as_of=as_of, spec=recipe.snapshot)
+    since = None if drift_from is None else datetime.combine(drift_from, time(), UTC)
+    photos["split"] = assign(photos, frozen, as_of=as_of, spec=recipe.snapshot, fresh_from=since)
     photos = photos.join(labels, on="image_id")
     rows = photos[photos["label"].notna() & (photos["split"] != "")].reset_index(drop=True)
     position = {name: index for index, name in enumerate(recipe.taxonomy.classes)}

@@ -46,16 +46,20 @@ def sides(photos: pd.DataFrame, spec: Snapshot, *, held: Iterable[str] = ()) -> 
     return side.where(rank == first, "dropped")
 
 
-def assign(photos: pd.DataFrame, golden: Iterable[str], *, as_of: datetime, spec: Snapshot) -> pd.Series:
+def assign(
+    photos: pd.DataFrame, golden: Iterable[str], *, as_of: datetime, spec: Snapshot, fresh_from: datetime | None = None
+) -> pd.Series:
     """The split of each photo: train, val, golden, fresh, or "" for one that is left out.
 
     Args:
         photos: image_id, source_id, group_id, captured_at (aware UTC, all before `as_of`).
         golden: image_ids of the frozen rows; where there are none yet, those that `freeze` would take.
+        fresh_from: where the fresh rows begin, if that is earlier than `fresh_days` before `as_of`.
     """
     frozen = photos["image_id"].isin(set(golden))
     side = sides(photos, spec, held=photos.loc[frozen, "source_id"])
-    fresh = photos["captured_at"] >= as_of - timedelta(days=spec.fresh_days)
+    start = as_of - timedelta(days=spec.fresh_days)
+    fresh = photos["captured_at"] >= (start if fresh_from is None else min(start, fresh_from))
     split = pd.Series("", index=photos.index, dtype=object)
     split[side == "train"] = "train"
     split[side == "val"] = "val"

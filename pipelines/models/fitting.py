@@ -1,5 +1,6 @@
 """A candidate of the recipe, fitted: where the recipe's words become the training room's numbers."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -168,7 +169,9 @@ def _fit_baseline(planned: Plan, train: Split, val: Split) -> Outcome:
     candidate = planned.candidate
     if not isinstance(candidate, SklearnCandidate):
         raise TypeError(f"{candidate.name}: is no baseline")
+    started = time.perf_counter()
     model = fit_baseline(planned.spec, train, c=candidate.c, seed=candidate.seed)
+    seconds = time.perf_counter() - started
     temperature, figures = _calibrated(model, val, planned.device)
     return Outcome(
         model=model,
@@ -178,7 +181,7 @@ def _fit_baseline(planned: Plan, train: Split, val: Split) -> Outcome:
         best_epoch=1,
         resumed_from=None,
         stopped_by="epochs",
-        seconds=0.0,
+        seconds=seconds,
     )
 
 

@@ -20,7 +20,7 @@ from pipelines.recipe import ROOT
 from training.data import SnapshotData
 from training.fit import Epoch
 
-CIRCUMSTANCES = ("device", "device_name", "threads", "budget_seconds")
+CIRCUMSTANCES = ("device", "device_name", "threads", "budget_seconds", "price_per_hour", "currency")
 """Parameters that may differ when a killed training is taken up again, perhaps on another machine."""
 EPOCH_METRICS = {
     "train_loss": "epoch_train_loss",
