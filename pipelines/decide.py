@@ -25,7 +25,7 @@ MOST_REASONS = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """The day's decision. RETRAIN has a run key; training data is taken as of `as_of`, and judged since `drift_from`."""
+    """The day's decision. RETRAIN has a run key; its data is taken as of `as_of`, and judged since `drift_from`."""
 
     day: str
     action: str

@@ -59,7 +59,7 @@ def test_a_call_for_a_contender_is_recorded_with_its_evidence(settings: Settings
     assert (decided.action, decided.run_key, decided.decision_key) == (
         "RETRAIN", "retrain-2026-03-10", "monitor-2026-03-10",
     )  # fmt: skip
-    assert decided.as_of == "2026-03-11T00:00:00+00:00"
+    assert (decided.as_of, decided.drift_from) == ("2026-03-11T00:00:00+00:00", "2026-03-09")
     assert "down 30.0 points" in decided.reason, "the loss since the drift began, not the watered down one"
     assert "contrast: 0.5; and 1 more" in decided.reason
     row = open_store(settings.database_url).decision("monitor-2026-03-10")

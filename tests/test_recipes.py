@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import gather, validate
 from pipelines.errors import ClassyError
-from pipelines.recipe import RECIPES, Recipe, load_recipe
+from pipelines.recipe import RECIPES, Recipe, family_of, load_recipe
 from pipelines.settings import Settings
 from pipelines.sources import open_source
 
@@ -102,6 +102,7 @@ def test_each_wrong_field_is_named(tmp_path: Path) -> None:
         ('kind = "rotated"', 'kind = "new_class"', "label is missing"),
         ('name = "digits"', 'name = "Digits!"', "name = 'Digits!'"),
         ("[taxonomy]", "[taxonomie]", "taxonomy: is missing"),
+        ('name = "resnet"', 'name = "resnet-seed2"', "ends like a further seed"),
         ('fit = "stretch"', 'fit = "stretch', "not valid TOML"),
     ],
 )
@@ -109,6 +110,19 @@ def test_one_wrong_thing(tmp_path: Path, old: str, new: str, says: str) -> None:
     text = (RECIPES / "digits.toml").read_text()
     assert old in text
     assert says in wrong(tmp_path, text.replace(old, new, 1))
+
+
+def test_a_candidate_with_several_seeds_is_fitted_several_times(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.toml"
+    path.write_text((RECIPES / "digits.toml").read_text().replace("epochs = 24", "epochs = 24\nseeds = 3\nseed = 40"))
+    recipe = load_recipe(str(path))
+    assert recipe.fits == ("baseline", "resnet", "resnet-seed2", "resnet-seed3")
+    assert [recipe.candidate(name).seed for name in recipe.fits[1:]] == [40, 41, 42]
+    assert recipe.candidate("resnet-seed3").name == "resnet-seed3"
+    assert {family_of(name) for name in recipe.fits} == {"baseline", "resnet"}
+    for typo in ("resnet-seed4", "resnet-seed1", "resnet-seed", "baseline-seed2"):
+        with pytest.raises(ClassyError, match="candidates are baseline, resnet, resnet-seed2, resnet-seed3"):
+            recipe.candidate(typo)
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +225,27 @@ def test_golden_rows_stay_whatever_comes(settings: Settings, recipe: Recipe, pho
     assert len(again) > 5
     others = rows_of(settings, later).query("split != 'golden'")
     assert (others["captured_at"] >= end_of(START + 2 * DAY)).all()
+
+
+def test_after_a_drift_every_held_out_row_since_it_began_is_fresh(
+    settings: Settings, recipe: Recipe, photos: pd.DataFrame
+) -> None:
+    make_ready(settings, recipe, photos)
+    known_by = end_of(START + 3 * DAY)
+    snapshot.run(settings, recipe, as_of=end_of(START + DAY))  # freezes the golden rows of the first day
+    usual = rows_of(settings, snapshot.run(settings, recipe, as_of=known_by)).query("split == 'fresh'")
+    receipt = snapshot.run(settings, recipe, as_of=known_by, drift_from=START + 2 * DAY)
+    drifted = rows_of(settings, receipt)
+    assert usual["captured_at"].min() >= end_of(START + 2 * DAY)
+    assert set(usual["image_id"]) < set(drifted.loc[drifted["split"] == "fresh", "image_id"])
+    held = rows_of(settings, snapshot.run(settings, recipe, as_of=known_by)).query("split == 'golden'")
+    assert set(held["image_id"]) == set(drifted.loc[drifted["split"] == "golden", "image_id"])
+    assert read_snapshot(settings, receipt.snapshot_uri).meta["drift_from"] == str(START + 2 * DAY)
+
+
+def test_a_drift_of_the_future_is_refused(settings: Settings, recipe: Recipe) -> None:
+    with pytest.raises(ClassyError, match="drift_from=2026-03-09: is not before as_of=2026-03-09"):
+        snapshot.run(settings, recipe, as_of=datetime(2026, 3, 9, tzinfo=UTC), drift_from=date(2026, 3, 9))
 
 
 def test_golden_rows_of_the_future_are_not_in_an_older_snapshot(

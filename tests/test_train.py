@@ -80,6 +80,22 @@ def test_a_run_says_what_it_is_and_how_it_went(settings: Settings, recipe: Recip
     assert (dataset.name, dataset.digest, json.loads(dataset.source)) == ("snapshot", "digits", {"uri": snapshot})
 
 
+def test_a_further_seed_is_a_run_of_its_own(settings: Settings, recipe: Recipe, snapshot: str) -> None:
+    recipe = with_candidate(recipe, seeds=2)
+    runs = [fit_step(settings, recipe, snapshot, name) for name in ("resnet", "resnet-seed2")]
+    client = tracking.connect(settings)
+    assert [client.get_run(run.run_id).data.params["seed"] for run in runs] == ["7", "8"]
+    assert runs[0].val != runs[1].val
+
+
+def test_what_a_training_cost_is_on_its_run(settings: Settings, recipe: Recipe, snapshot: str) -> None:
+    dear = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"price_per_hour": 36.0})})
+    run = tracking.connect(settings).get_run(fit_step(settings, dear, snapshot).run_id)
+    assert run.data.metrics["train_seconds"] > 0
+    assert run.data.metrics["train_cost"] == pytest.approx(run.data.metrics["train_seconds"] / 100)
+    assert (run.data.params["price_per_hour"], run.data.params["currency"]) == ("36.0", "EUR")
+
+
 def test_the_baseline_is_a_run_like_any_other(settings: Settings, recipe: Recipe, snapshot: str) -> None:
     receipt = fit_step(settings, recipe, snapshot, "baseline")
     assert receipt.val["accuracy"] > 0.8
