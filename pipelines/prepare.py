@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pipelines import files
 from pipelines.data.images import spec_of
+from pipelines.data.records import NO_ATTRIBUTES
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -38,10 +39,13 @@ INDEX = pa.schema(
         ("captured_at", pa.timestamp("us", "UTC")),
         ("group_id", pa.string()),
         ("sha256", pa.string()),
+        ("pixels", pa.int64()),
+        ("attributes", pa.string()),
         *((name, pa.float64()) for name in STATS),
     ]
 )
-"""index.parquet of a shard: a row an image, in the order of images.npy."""
+"""index.parquet of a shard: a row an image, in the order of images.npy. `pixels` is width × height of the photo as it
+came, after orientation; `attributes` is a JSON object."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +61,8 @@ class Prepared:
 def run(settings: Settings, recipe: Recipe, *, clean_uri: str) -> Prepared:
     """Write `shards/date=D` for the clean partition of day D.
 
-    Made again from the same clean rows and the same image spec, nothing is written. Memory is bounded: the
+    Made again from the same clean rows and the same image spec, nothing is written, unless an older Classy left out
+    columns of the index. Memory is bounded: the
     raw photos are streamed, the images go straight into their file.
 
     Raises:
@@ -69,14 +74,15 @@ def run(settings: Settings, recipe: Recipe, *, clean_uri: str) -> Prepared:
     spec = spec_of(recipe)
     shard_uri = files.join(settings.data_root, "shards", f"date={clean['day']}")
     inputs = {"clean_uri": clean_uri, "clean_hash": files.content_hash(clean), "spec_hash": spec.digest()}
+    made_of = {**inputs, "columns": INDEX.names}
     known = files.read_manifest(shard_uri)
-    if known is None or any(known[key] != value for key, value in inputs.items()):
+    if known is None or any(known.get(key) != value for key, value in made_of.items()):
         rows = _read_rows(clean_uri)
         with files.new_partition(shard_uri) as draft:
             making = _Making(rows=rows, spec=spec, threads=settings.threads or cpu_count() or 1, uri=clean_uri)
             write_shard(draft.folder, making.images(clean["raw_uri"]), len(rows), spec.size)
             pq.write_table(pa.Table.from_pylist(making.index, INDEX), draft.folder / "index.parquet")
-            draft.meta = {**inputs, "day": clean["day"], "count": len(rows), "size": spec.size}
+            draft.meta = {**made_of, "day": clean["day"], "count": len(rows), "size": spec.size}
         known = {"count": len(rows)}
     return Prepared(shard_uri=shard_uri, day=clean["day"], images=known["count"], spec_hash=inputs["spec_hash"])
 
@@ -84,7 +90,11 @@ def run(settings: Settings, recipe: Recipe, *, clean_uri: str) -> Prepared:
 def _read_rows(clean_uri: str) -> dict[str, dict[str, Any]]:
     names = ["image_id", "source_id", "captured_at", "sha256", "group_id", "width", "height"]
     with fsspec.open(files.join(clean_uri, "records.parquet")) as file:
-        return {row["image_id"]: row for row in pq.read_table(file, columns=names).to_pylist()}
+        table = pq.ParquetFile(file)
+        # An older Classy wrote no attributes.
+        there = [name for name in (*names, "attributes") if name in table.schema_arrow.names]
+        rows = table.read(columns=there).to_pylist()
+    return {row["image_id"]: {"attributes": NO_ATTRIBUTES, **row} for row in rows}
 
 
 @dataclass(slots=True)
@@ -131,4 +141,5 @@ class _Making:
             raise ClassyError(
                 f"{self.uri}: {record['image_id']}: {error}; the recipe's [image] changed? Run `classy validate` again"
             ) from error
-        return image, {**row, **picture_stats(image, width=row["width"], height=row["height"])}
+        size = {"width": row["width"], "height": row["height"]}
+        return image, {**row, "pixels": size["width"] * size["height"], **picture_stats(image, **size)}

@@ -85,9 +85,7 @@ class SnapshotData:
         Raises:
             ValueError: there is no such split.
         """
-        if name not in SPLITS:
-            raise ValueError(f"split {name!r}: a snapshot has {', '.join(SPLITS)}")
-        where = np.flatnonzero(pc.equal(self.table["split"], name).to_numpy())
+        where = np.flatnonzero(self._is_in(name).to_numpy())
         table = self.table.take(where)
         stats = [table[column].to_numpy().astype(np.float32) for column in self.stats_names]
         width = len(self.context_names)
@@ -101,6 +99,47 @@ class SnapshotData:
             captured_at=table["captured_at"].to_numpy().astype("datetime64[us]"),
             stats=np.stack(stats, axis=1) if stats else np.empty((len(where), 0), np.float32),
         )
+
+    def column(self, name: str, split: str) -> NDArray[np.generic]:
+        """One column of the rows of a split, in the order of `split`: text, numbers or flags, [N].
+
+        Raises:
+            ShardError: the snapshot has no such column.
+            ValueError: there is no such split.
+        """
+        cells = self._cells(name).filter(self._is_in(split))
+        return _strings(cells) if pa.types.is_string(cells.type) else cells.to_numpy()
+
+    def attribute_names(self) -> tuple[str, ...]:
+        """The names of all attributes that any row has, sorted.
+
+        Raises:
+            ShardError: as `column`.
+        """
+        different = self._cells("attributes").unique().to_pylist()
+        return tuple(sorted({name for text in different for name in json.loads(text)}))
+
+    def attribute(self, name: str, split: str) -> NDArray[np.str_]:
+        """What the source said of each photo of a split under `name`, in the order of `split`; empty where nothing.
+
+        Raises:
+            ShardError, ValueError: as `column`.
+        """
+        cells = self._cells("attributes").filter(self._is_in(split))
+        return np.asarray([json.loads(text).get(name, "") for text in cells.to_pylist()], dtype=np.str_)
+
+    def _cells(self, name: str) -> pa.ChunkedArray:
+        if name not in self.table.column_names:
+            raise ShardError(
+                f"snapshot {self.snapshot_id}: its rows have no column {name!r}, only "
+                f"{', '.join(self.table.column_names)}; make it again with `classy snapshot`"
+            )
+        return self.table[name]
+
+    def _is_in(self, split: str) -> pa.ChunkedArray:
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r}: a snapshot has {', '.join(SPLITS)}")
+        return pc.equal(self.table["split"], split)
 
 
 def _strings(column: pa.ChunkedArray) -> NDArray[np.str_]:

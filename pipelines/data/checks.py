@@ -15,6 +15,7 @@ import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.data.records import NO_ATTRIBUTES
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
 from serving.canonical import BadImage, ImageSpec, canonicalise_with_header
@@ -37,6 +38,8 @@ def _records_schema(day: date) -> pandera.DataFrameSchema:
             "origin": pandera.Column(str),
             "error": pandera.Column(str, nullable=True),
             "group_id": pandera.Column(str, pandera.Check.str_length(min_value=1)),
+            # An older Classy wrote none.
+            "attributes": pandera.Column(str, nullable=True, required=False),
         }
     )
 
@@ -109,6 +112,7 @@ class Checked:
     source_id: str
     captured_at: datetime
     group_id: str
+    attributes: str = NO_ATTRIBUTES
     reason: str | None = None
     detail: str = ""
     sha256: str = ""
@@ -120,8 +124,9 @@ class Checked:
 
 def check_photos(path: Path, spec: ImageSpec, threads: int) -> Iterator[Checked]:
     """Check the photos of a raw table on `threads` threads, in the table's order, one row group in memory at a time."""
-    columns = ["image_id", "source_id", "captured_at", "image", "error", "group_id"]
     table = pq.ParquetFile(path)
+    columns = ["image_id", "source_id", "captured_at", "image", "error", "group_id", "attributes"]
+    columns = [name for name in columns if name in table.schema_arrow.names]
     with ThreadPoolExecutor(threads, thread_name_prefix="check") as pool:
         for number in range(table.num_row_groups):
             rows = table.read_row_group(number, columns=columns).to_pylist()
@@ -131,6 +136,7 @@ def check_photos(path: Path, spec: ImageSpec, threads: int) -> Iterator[Checked]
 def check_photo(row: Mapping[str, Any], spec: ImageSpec) -> Checked:
     """Look at one raw record: are the bytes there, may they come in, do they decode whole."""
     known = {name: row[name] for name in ("image_id", "source_id", "captured_at", "group_id")}
+    known["attributes"] = row.get("attributes") or NO_ATTRIBUTES
     data = row["image"]
     if data is None:
         word, _, detail = (row["error"] or "missing: no bytes came").partition(": ")

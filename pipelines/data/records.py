@@ -1,11 +1,18 @@
 """The tables of the first two steps: their columns, and writing them a few megabytes at a time."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+NO_ATTRIBUTES = "{}"
+"""What a photo has whose source names no `attributes`, and each that an older Classy wrote down."""
+
+ATTRIBUTE_LENGTH = 200
+"""Characters of one attribute that are kept: it is there to slice by, not to read."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -22,8 +29,9 @@ RAW = _table(
     origin=pa.string(),
     error=pa.string(),
     group_id=pa.string(),
+    attributes=pa.string(),
 )
-"""raw/date=D/records.parquet. `image` is null where `error` says why: `word: detail`."""
+"""raw/date=D/records.parquet. `image` is null where `error` says why: `word: detail`. `attributes` is a JSON object."""
 
 LABELS = _table(
     image_id=pa.string(), label=pa.string(), labelled_at=_TIME, said_by=pa.string(), captured_at=_TIME
@@ -40,6 +48,7 @@ CLEAN = _table(
     width=pa.int32(),
     height=pa.int32(),
     format=pa.string(),
+    attributes=pa.string(),
 )
 """clean/date=D/records.parquet. Size is as seen, after orientation."""
 
@@ -47,6 +56,16 @@ QUARANTINE = _table(
     image_id=pa.string(), source_id=pa.string(), what=pa.string(), reason=pa.string(), detail=pa.string()
 )  # fmt: skip
 """quarantine/date=D/records.parquet. `what` is photo or label."""
+
+
+def write_attributes(values: Mapping[str, str | None]) -> str:
+    """A photo's free columns as one text: a JSON object, sorted, in ASCII. What is None or empty is left out.
+
+    The same values give the same text, so that it may be compared and hashed.
+    """
+    kept = {name: value[:ATTRIBUTE_LENGTH] for name, value in values.items() if value}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
 
 _GROUP_ROWS = 256
 _GROUP_BYTES = 32_000_000

@@ -41,10 +41,13 @@ ROWS = pa.schema(
         ("row", pa.int64()),
         ("context", pa.list_(pa.float32())),
         ("defaulted", pa.bool_()),
+        ("pixels", pa.int64()),
+        ("attributes", pa.string()),
         *((name, pa.float64()) for name in STATS),
     ]
 )
-"""rows.parquet, ordered by captured_at, image_id. `defaulted`: nothing was known about the sender then."""
+"""rows.parquet, ordered by captured_at, image_id. `defaulted`: nothing was known about the sender then. `pixels` and
+`attributes` are the shard index's; the shards' hashes in the snapshot's id cover them."""
 
 
 def collect(
@@ -100,11 +103,17 @@ def _checked_shard(uri: str, spec_hash: str) -> str:
 
 
 def _photos(uris: Iterable[str]) -> pd.DataFrame:
-    columns = ["image_id", "row", "source_id", "captured_at", "group_id", *STATS]
+    columns = ["image_id", "row", "source_id", "captured_at", "group_id", "pixels", "attributes", *STATS]
     schema = pa.schema([ROWS.field(name) for name in columns])
     tables = []
     for uri in uris:
-        table = read_index(uri, columns).cast(schema)
+        index = read_index(uri)
+        if missing := [name for name in columns if name not in index.column_names]:
+            raise ClassyError(
+                f"{uri}: its index has no {', '.join(missing)}: an older Classy made it; run `classy prepare` again for "
+                "each day"
+            )
+        table = index.select(columns).cast(schema)
         tables.append(table.append_column("shard_uri", pa.repeat(pa.scalar(uri), table.num_rows)))
     empty = schema.append(pa.field("shard_uri", pa.string())).empty_table()
     return pa.concat_tables([empty, *tables]).to_pandas()

@@ -62,6 +62,7 @@ class Source:
                 group_id=str(row.group_id),
                 captured_at=_moment(row.captured_at),
                 origin=str(row.origin),
+                attributes=str(row.attributes),
                 image=image,
                 error=error,
             )

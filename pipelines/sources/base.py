@@ -20,11 +20,13 @@ from urllib.parse import urlsplit, urlunsplit
 import fsspec
 import pandas as pd
 
+from pipelines.data.records import NO_ATTRIBUTES
 from pipelines.errors import ClassyError
 
-COLUMNS = ("image_id", "source_id", "group_id", "label", "captured_at", "labelled_at", "origin", "place")
+COLUMNS = ("image_id", "source_id", "group_id", "label", "captured_at", "labelled_at", "origin", "place", "attributes")
 """Columns of a connector's rows. `label` is None where there is none, times are UTC or NaT, `origin` is for
-people, `place` is what the connector needs to find the bytes again (an address or an index, as text)."""
+people, `place` is what the connector needs to find the bytes again (an address or an index, as text), `attributes`
+is a JSON object of text (`write_attributes`)."""
 
 Fetched = tuple[str, bytes | None, str | None]
 """image_id, the encoded bytes, and where there are none why: `word: detail`, the word for tables."""
@@ -42,6 +44,8 @@ class Photo:
     group_id: str
     captured_at: datetime
     origin: str
+    attributes: str
+    """A JSON object of text."""
     image: bytes | None
     error: str | None
 
@@ -190,13 +194,13 @@ def empty_rows() -> pd.DataFrame:
 
 
 def rows_of(**columns: object) -> pd.DataFrame:
-    """Rows from columns; what is not given gets its default: a group of its own, no label, no times.
+    """Rows from columns; what is not given gets its default: a group of its own, no label, no times, no attributes.
 
     `image_id`, `source_id`, `origin` and `place` must be given.
     """
     frame = pd.DataFrame(columns)
-    defaults: dict[str, Any] = {"group_id": frame["image_id"], "label": None, "captured_at": pd.NaT}
-    defaults["labelled_at"] = pd.NaT
+    defaults: dict[str, Any] = {"group_id": frame["image_id"], "label": None, "attributes": NO_ATTRIBUTES}
+    defaults |= {"captured_at": pd.NaT, "labelled_at": pd.NaT}
     for name, value in defaults.items():
         if name not in frame:
             frame[name] = value

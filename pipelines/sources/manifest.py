@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from pipelines.data.records import write_attributes
 from pipelines.errors import ClassyError
 from pipelines.sections import ManifestSource, SqlSource
 from pipelines.sources.base import (
@@ -92,8 +93,8 @@ def rows_from_table(
     Raises:
         ClassyError: a column is missing, an image is empty, or a time cannot be read.
     """
-    for field in ("image", "label", "sender", "captured_at", "labelled_at"):
-        column = getattr(source, field)
+    named = [(field, getattr(source, field)) for field in ("image", "label", "sender", "captured_at", "labelled_at")]
+    for field, column in [*named, *(("attributes", column) for column in source.attributes)]:
         if column and column not in frame.columns:
             known = ", ".join(map(str, frame.columns))
             raise ClassyError(f"source.{field} = {column!r}: {table} has no such column; it has {known}")
@@ -121,14 +122,21 @@ def rows_from_table(
         labelled_at=labelled,
         origin=[shown(place) for place in places],
         place=places,
+        attributes=_attributes(frame, source.attributes),
     )
+
+
+def _attributes(frame: pd.DataFrame, columns: tuple[str, ...]) -> list[str]:
+    """The free columns of each row as a JSON object; what a row does not have is left out."""
+    texts = {column: _text(frame[column]).tolist() for column in columns}
+    return [write_attributes({name: texts[name][row] for name in columns}) for row in range(len(frame))]
 
 
 def _text(column: pd.Series) -> pd.Series:
     """Values as text, None for nothing. Whole numbers lose the `.0` that gaps in a column give them."""
 
     def one(value: Any) -> str | None:
-        if value is None or value is pd.NaT or (isinstance(value, float) and value != value):
+        if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and value != value):
             return None
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
         return text or None
