@@ -1,19 +1,32 @@
-"""The SQL store: predictions, truth, deployments, decisions. Every write is an upsert or a compare-and-swap."""
+"""The SQL store: predictions, truth, deployments, decisions. Every write is an upsert or a compare-and-swap.
 
-from collections.abc import Iterable, Mapping, Sequence
+SQLite or PostgreSQL, with one behaviour: a write waits at most `WAIT_S` for another, is whole or not at all, and
+is on the disk when the call returns.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Engine, Table, create_engine, event, func, select
+from sqlalchemy import URL, Engine, Table, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from monitoring.tables import decisions, deployments, golden_uses, ground_truth, predictions
 
 CHUNK = 500  # rows a statement: SQLite allows 32,766 bound values
+WAIT_S = 30
+"""How long a write waits for another one."""
+IDLE_S = 60
+"""How long PostgreSQL lets a client that stopped in the middle of a write keep others waiting."""
+DRIVERS = ("psycopg2", "psycopg")
 
 
 class StoreError(Exception):
@@ -37,8 +50,9 @@ class Store:
     def _upsert(self, table: Table, rows: Sequence[Mapping[str, Any]], *, overwrite: bool) -> int:
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         keys = [column.name for column in table.primary_key]
+        rows = _once(rows, keys, last=overwrite)
         changed = 0
-        with self.engine.begin() as connection:
+        with _spoken(self.engine), self.engine.begin() as connection:
             for start in range(0, len(rows), CHUNK):
                 statement = insert(table).values([dict(row) for row in rows[start : start + CHUNK]])
                 if overwrite:
@@ -65,20 +79,22 @@ class Store:
     def use_golden(self, row: Mapping[str, Any]) -> int:
         """Note that a judgement used the golden rows; gives how often they were used, this time included."""
         self._upsert(golden_uses, [row], overwrite=False)
-        statement = select(func.count()).where(golden_uses.c.golden_hash == row["golden_hash"])
-        with self.engine.connect() as connection:
-            return connection.execute(statement).scalar_one()
+        statement = select(func.count().label("uses")).where(golden_uses.c.golden_hash == row["golden_hash"])
+        return self._rows(statement)[0]["uses"]
 
     def add_generation(self, row: Mapping[str, Any]) -> None:
         """Insert one row of `deployments`.
 
         Raises:
-            LostRace: the generation is there already.
+            LostRace: the generation is there already, or its run key made another one.
         """
         try:
-            with self.engine.begin() as connection:
+            with _spoken(self.engine), self.engine.begin() as connection:
                 connection.execute(deployments.insert().values(**row))
         except IntegrityError as error:
+            # A row that is wrong in itself has lost to nobody: whoever tries again would try for ever.
+            if self.generation(row["generation"]) is None and self.deployment_of(row["run_key"]) is None:
+                raise
             raise LostRace(
                 f"generation {row['generation']} was taken by another promotion; see `classy status` and run it again"
             ) from error
@@ -86,7 +102,7 @@ class Store:
     # -------------------------------------------------------------------------------------------- reads
 
     def _rows(self, statement: Any) -> list[dict[str, Any]]:
-        with self.engine.connect() as connection:
+        with _spoken(self.engine), self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(statement).mappings()]
 
     def truth(self, *, as_of: datetime, image_ids: Sequence[str] | None = None) -> pd.DataFrame:
@@ -142,34 +158,97 @@ def open_store(url: str) -> Store:
     """
     from monitoring.migrations import ensure_schema
 
+    engine = make_engine(url)
+    shown = engine.url.render_as_string(hide_password=True)
+    with _spoken(engine):
+        try:
+            ensure_schema(engine, shown)
+        except ProgrammingError as error:
+            raise StoreError(
+                f"database {shown}: cannot be given Classy's tables: {_first_line(error)}; its user must be allowed to "
+                "make tables there (`ALTER DATABASE … OWNER TO …`, or `GRANT CREATE ON SCHEMA public TO …`)"
+            ) from error
+    return Store(engine)
+
+
+def make_engine(url: str) -> Engine:
+    """SQLAlchemy's engine for `CLASSY_DATABASE_URL`, tuned; nothing is opened yet.
+
+    Raises:
+        StoreError: not a URL, another kind of database, or its driver is not installed.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         raise StoreError(
-            f"CLASSY_DATABASE_URL={url!r} is no SQLAlchemy URL, such as sqlite:////path/classy.db"
+            f"CLASSY_DATABASE_URL={url!r} is no SQLAlchemy URL, such as sqlite:////path/classy.db or "
+            "postgresql://user:password@host/classy"
         ) from error
     shown = parsed.render_as_string(hide_password=True)
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StoreError(f"database {shown}: Classy keeps its tables in sqlite or postgresql")
-    engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() == "postgresql")
-    if engine.dialect.name == "sqlite":
-        _tune_sqlite(engine, parsed.database)
     try:
-        ensure_schema(engine, shown)
-    except OperationalError as error:
-        raise StoreError(f"database {shown}: not reachable: {error.orig}") from error
-    return Store(engine)
+        if parsed.get_backend_name() == "sqlite":
+            engine = create_engine(parsed)
+            _tune_sqlite(engine, parsed.database)
+            return engine
+        if parsed.get_backend_name() == "postgresql":
+            # No pool: steps are short, and a connection that lingers is one that somebody else does not get.
+            return create_engine(_with_driver(parsed), poolclass=NullPool, connect_args=_postgres_options(parsed))
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise StoreError(
+            f"database {shown}: its driver is not installed ({error}); `uv sync --extra postgres` brings psycopg2"
+        ) from error
+    raise StoreError(f"database {shown}: Classy keeps its tables in sqlite or postgresql")
+
+
+def _with_driver(url: URL) -> URL:
+    """A URL that names no driver takes one that is installed: SQLAlchemy's own choice changed between versions."""
+    if url.drivername != "postgresql":
+        return url
+    installed = [name for name in DRIVERS if importlib.util.find_spec(name)]
+    return url.set(drivername=f"postgresql+{(installed or DRIVERS)[0]}")
+
+
+def _postgres_options(url: URL) -> dict[str, str]:
+    if "options" in url.query:
+        return {}
+    return {"options": f"-c lock_timeout={WAIT_S}s -c idle_in_transaction_session_timeout={IDLE_S}s"}
 
 
 def _tune_sqlite(engine: Engine, path: str | None) -> None:
-    from pathlib import Path
-
     if path and path != ":memory:":
         Path(path).parent.mkdir(parents=True, exist_ok=True)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
+        # Waiting first: the others may have to wait. FULL: a promotion that was reported outlives a power cut.
+        for pragma in (f"busy_timeout={1000 * WAIT_S}", "journal_mode=WAL", "synchronous=FULL"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+
+@contextmanager
+def _spoken(engine: Engine) -> Iterator[None]:
+    """Say in a sentence that the database does not answer, or that a write waited too long for another."""
+    try:
+        yield
+    except OperationalError as error:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise StoreError(
+            f"database {shown}: not reachable: {_first_line(error)}. What was written stays; when it answers, "
+            "run the same command again"
+        ) from error
+
+
+def _first_line(error: OperationalError | ProgrammingError) -> str:
+    return (str(error.orig).strip() or repr(error.orig)).splitlines()[0]
+
+
+def _once(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], *, last: bool) -> list[Mapping[str, Any]]:
+    """One row a key, the last or the first said: PostgreSQL refuses a statement that changes a row twice."""
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in keys)
+        if last or key not in found:
+            found[key] = row
+    return list(found.values())

@@ -1,4 +1,7 @@
-"""Classy's own SQL tables, for SQLite and PostgreSQL alike. Changed only by a migration beside this file."""
+"""Classy's own SQL tables, for SQLite and PostgreSQL alike. Changed only by a migration beside this file.
+
+What somebody outside names (senders, labels, people, run keys) is `Text`: SQLite keeps to no length, PostgreSQL does.
+"""
 
 from datetime import UTC, datetime
 
@@ -29,11 +32,11 @@ predictions = Table(
     "predictions",
     METADATA,
     Column("prediction_id", String(64), primary_key=True),
-    Column("image_id", String(64), nullable=False),
-    Column("source_id", String(128), nullable=False),
+    Column("image_id", Text, nullable=False),
+    Column("source_id", Text, nullable=False),
     Column("captured_at", UtcDateTime, nullable=False),
     Column("predicted_at", UtcDateTime, nullable=False),
-    Column("label", String(128), nullable=False),
+    Column("label", Text, nullable=False),
     Column("confidence", Float, nullable=False),
     Column("probabilities", JSON, nullable=False),
     Column("model_version", String(32), nullable=False),
@@ -51,11 +54,11 @@ predictions = Table(
 ground_truth = Table(
     "ground_truth",
     METADATA,
-    Column("image_id", String(64), primary_key=True),
-    Column("label", String(128), nullable=False),
+    Column("image_id", Text, primary_key=True),
+    Column("label", Text, nullable=False),
     Column("labelled_at", UtcDateTime, nullable=False),
-    Column("said_by", String(128), nullable=False),
-    Column("rejected", String(64), nullable=True),
+    Column("said_by", Text, nullable=False),
+    Column("rejected", Text, nullable=True),
     Index("ground_truth_labelled_at", "labelled_at"),
 )
 """What somebody said a photo shows, and when. `rejected`: why validation does not take it, or null."""
@@ -71,28 +74,29 @@ deployments = Table(
     Column("canary_weight", Float, nullable=False, default=0.0),
     Column("shadow_version", String(32), nullable=True),
     Column("kind", String(16), nullable=False),
-    Column("actor", String(128), nullable=False),
+    Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("evidence_uri", Text, nullable=True),
     Column("evidence_hash", String(64), nullable=True),
-    Column("run_key", String(128), nullable=False),
+    Column("run_key", Text, nullable=False),
     Column("as_of", UtcDateTime, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Index("deployments_run_key", "run_key", unique=True),
 )
 """Append-only truth of what is in production: one row a generation, the primary key lets one writer win.
-`kind`: promote or rollback. `as_of` is data time, `created_at` is when it happened."""
+A run key makes one generation. `kind`: promote or rollback. `as_of` is data time, `created_at` is when it happened."""
 
 decisions = Table(
     "decisions",
     METADATA,
-    Column("decision_key", String(128), primary_key=True),
+    Column("decision_key", Text, primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("action", String(32), nullable=False),
     Column("reason", Text, nullable=False),
-    Column("run_key", String(128), nullable=True),
+    Column("run_key", Text, nullable=True),
     Column("evidence_uri", Text, nullable=True),
     Column("evidence_hash", String(64), nullable=True),
-    Column("actor", String(128), nullable=False),
+    Column("actor", Text, nullable=False),
     Column("as_of", UtcDateTime, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index("decisions_kind_as_of", "kind", "as_of"),
@@ -104,7 +108,7 @@ golden_uses = Table(
     "golden_uses",
     METADATA,
     Column("golden_hash", String(64), primary_key=True),
-    Column("run_key", String(128), primary_key=True),
+    Column("run_key", Text, primary_key=True),
     Column("rows", Integer, nullable=False),
     Column("as_of", UtcDateTime, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),

@@ -1,11 +1,19 @@
-"""What every test may use: a home of its own, and a recipe small enough to run in seconds."""
+"""What every test may use: a home of its own, a recipe small enough to run in seconds, and a database of each kind.
 
+A test that asks for `database_url`, or carries `@pytest.mark.usefixtures("database_url")`, runs once on SQLite and once
+on PostgreSQL; its `settings` are then on that database.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
+from tests.postgres import NoPostgres, Server
 
 TINY = {
     "name": "tiny",
@@ -25,9 +33,36 @@ TINY = {
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """Settings whose state is all in the test's own folder."""
-    return load_settings(home=tmp_path / "var", actor="tester", threads=1)
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """Settings whose state is all the test's own."""
+    asked = "database_url" in request.fixturenames
+    database = {"database_url": request.getfixturevalue("database_url")} if asked else {}
+    return load_settings(home=tmp_path / "var", actor="tester", threads=1, **database)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server of this session. Skips where there is none, unless CI or CLASSY_NEED_POSTGRES is set."""
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(Server())
+        except NoPostgres as error:
+            if os.environ.get("CI", "").lower() in ("1", "true") or os.environ.get("CLASSY_NEED_POSTGRES"):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database, once of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'deep' / 'classy.db'}"
+        return
+    server: Server = request.getfixturevalue("postgres")
+    url = server.new_database()
+    yield url
+    server.drop(url)
 
 
 @pytest.fixture

@@ -2,22 +2,25 @@
 
 import multiprocessing
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from pandas import Timestamp
+from sqlalchemy import inspect, text
 
 from monitoring import migrations
 from monitoring.migrations import VERSION_TABLE, head, upgrade, version_of
-from monitoring.stores import StoreError, open_store
+from monitoring.stores import StoreError, make_engine, open_store
 from monitoring.tables import METADATA
 
 LATER = '''"""A later step."""
@@ -36,8 +39,9 @@ def upgrade() -> None:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'deep' / 'classy.db'}"
+def url(database_url: str) -> str:
+    """An empty database, once of each kind."""
+    return database_url
 
 
 @pytest.fixture
@@ -81,9 +85,30 @@ def test_an_older_database_is_refused_until_it_is_upgraded(url: str, tomorrow: C
     tomorrow("")
     with pytest.raises(StoreError, match=rf"version {was}, this Classy needs 0099.*classy db upgrade"):
         open_store(url)
-    assert upgrade(create_engine(url)) == (was, "0099")
+    assert upgrade(make_engine(url)) == (was, "0099")
     assert version_of(open_store(url).engine) == "0099"
-    assert upgrade(create_engine(url)) == ("0099", "0099")
+    assert upgrade(make_engine(url)) == ("0099", "0099")
+
+
+def test_rows_of_the_first_version_are_kept_through_every_step(url: str) -> None:
+    engine = make_engine(url)
+    script = Config()
+    script.set_main_option("script_location", str(migrations.FOLDER))
+    with engine.connect() as connection:
+        script.attributes["connection"] = connection
+        command.upgrade(script, "0001")
+        connection.execute(
+            text("INSERT INTO ground_truth VALUES ('image-1', 'shoe', '2026-03-01 12:00:00.5', 'grace', NULL)")
+        )
+        connection.commit()
+    assert version_of(engine) == "0001"
+    assert upgrade(engine) == ("0001", head())
+    assert open_store(url).truth(as_of=datetime(2026, 3, 2, tzinfo=UTC)).values.tolist() == [
+        ["image-1", "shoe", Timestamp("2026-03-01 12:00:00.5", tz="UTC"), "grace"]
+    ]
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
+        assert compare_metadata(context, METADATA) == []
 
 
 def test_a_newer_database_is_refused(
@@ -96,7 +121,7 @@ def test_a_newer_database_is_refused(
     with pytest.raises(StoreError, match="0099, newer than this Classy"):
         open_store(url)
     with pytest.raises(StoreError, match="newer"):
-        upgrade(create_engine(url))
+        upgrade(make_engine(url))
 
 
 def test_an_upgrade_that_fails_leaves_the_old_schema_whole(url: str, tomorrow: Callable[[str], None]) -> None:
@@ -109,17 +134,15 @@ def test_an_upgrade_that_fails_leaves_the_old_schema_whole(url: str, tomorrow: C
     assert "mood" not in {column["name"] for column in inspect(engine).get_columns("decisions")}
 
 
-def test_tables_that_classy_did_not_make_are_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "other.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE decisions (id INTEGER)")
+def test_tables_that_classy_did_not_make_are_left_alone(url: str) -> None:
+    with make_engine(url).begin() as connection:
+        connection.execute(text("CREATE TABLE decisions (id INTEGER)"))
     with pytest.raises(StoreError, match="has decisions but no schema version"):
-        open_store(f"sqlite:///{path}")
+        open_store(url)
 
 
-def test_another_alembic_user_in_the_same_database_is_not_disturbed(url: str, tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    engine = create_engine(url)
+def test_another_alembic_user_in_the_same_database_is_not_disturbed(url: str) -> None:
+    engine = make_engine(url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
         connection.execute(text("INSERT INTO alembic_version VALUES ('mlflows-own')"))

@@ -1,0 +1,177 @@
+"""A private PostgreSQL server for tests: in a folder of its own, reachable by its socket alone, ended for certain.
+
+    with Server() as server:
+        url = server.new_database()
+
+PostgreSQL refuses to run as root; there it runs as `postgres`, or as `nobody`.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy import URL, make_url
+
+USER = "classy"
+START_SECONDS = 60
+# A test's server may forget everything when the machine loses power; a client's kill it must not mind.
+OPTIONS = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "log_min_messages": "warning",
+}
+
+
+class NoPostgres(Exception):
+    """PostgreSQL is not installed, or does not start here; the message says what to do."""
+
+
+def binary(name: str) -> Path | None:
+    """Where a program of PostgreSQL's server is: on the PATH, or where Debian puts it, newest first."""
+    found = shutil.which(name)
+    if found:
+        return Path(found)
+    places = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
+    return max(places, key=lambda path: int(path.parts[-3]), default=None)
+
+
+class Server:
+    """A context manager. `new_database` gives the SQLAlchemy URL of an empty one."""
+
+    def __init__(self) -> None:
+        self.password = secrets.token_urlsafe(16)
+        self._databases = 0
+
+    def __enter__(self) -> "Server":
+        if not importlib.util.find_spec("psycopg2"):
+            raise NoPostgres("psycopg2 is not installed; `uv sync --extra postgres` brings it")
+        initdb, postgres = binary("initdb"), binary("postgres")
+        if initdb is None or postgres is None:
+            raise NoPostgres("PostgreSQL is not installed; `.ci/packages` installs it")
+        self._owner = _owner()
+        # Not below pytest's own folder: the server's user cannot enter it. Short: a socket's path has 107 bytes.
+        self.folder = Path(tempfile.mkdtemp(prefix="classy-pg-"))
+        try:
+            self._start(initdb, postgres)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _start(self, initdb: Path, postgres: Path) -> None:
+        data, secret = self.folder / "data", self.folder / "password"
+        secret.write_text(self.password)
+        if self._owner:
+            for path in (self.folder, secret):
+                shutil.chown(path, self._owner)
+        made = subprocess.run(
+            [initdb, "-D", data, "-U", USER, "--auth=scram-sha-256", f"--pwfile={secret}", "-E", "UTF8",
+             "--locale=C", "--no-sync"],
+            user=self._owner, cwd="/", env=_plain_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        secret.unlink()
+        if made.returncode != 0:
+            raise NoPostgres(f"{initdb}: {made.stderr.strip()}")
+        settings = [word for name, value in OPTIONS.items() for word in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("wb") as log:
+            self._child = subprocess.Popen(
+                [postgres, "-D", data, "-k", self.folder, *settings],
+                user=self._owner, cwd="/", env=_plain_environment(), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_the_tests,
+            )  # fmt: skip
+        self._wait()
+
+    def _wait(self) -> None:
+        import psycopg2
+
+        until = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                psycopg2.connect(self._dsn("postgres")).close()
+                return
+            except psycopg2.OperationalError as error:
+                if self._child.poll() is not None or time.monotonic() > until:
+                    log = (self.folder / "log").read_text(errors="replace")
+                    raise NoPostgres(f"PostgreSQL does not start: {error}\n{log}") from error
+                time.sleep(0.05)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        child = getattr(self, "_child", None)
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGQUIT)  # "immediate": its children end with it
+            try:
+                child.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _dsn(self, database: str) -> str:
+        return f"host={self.folder} user={USER} password={self.password} dbname={database} connect_timeout=10"
+
+    def _run(self, statement: str) -> None:
+        import psycopg2
+
+        connection = psycopg2.connect(self._dsn("postgres"))
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            connection.close()
+
+    def url(self, database: str) -> str:
+        return URL.create(
+            "postgresql", USER, self.password, database=database, query={"host": str(self.folder)}
+        ).render_as_string(hide_password=False)
+
+    def new_database(self, template: str | None = None) -> str:
+        """The URL of a new database: empty, or a copy of the one at the URL `template`, which nobody may be using."""
+        self._databases += 1
+        name = f"test_{self._databases}"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {make_url(template).database if template else 'template0'}")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Remove a database; whoever is still connected is cut off."""
+        self._run(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
+
+
+def _owner() -> str | None:
+    """Whom to run the server as where this is root."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    for name in ("postgres", "nobody"):
+        if name in names:
+            return name
+    raise NoPostgres("PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")
+
+
+def _plain_environment() -> dict[str, str]:
+    """Without PGDATA, PGHOST and the like, which would point elsewhere."""
+    return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _end_with_the_tests() -> None:
+    """Let the kernel end the server when the tests are killed (Linux; elsewhere it is ended by `__exit__` alone)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGQUIT)
