@@ -1,43 +1,39 @@
-"""Contender against opponent on the same rows: how much better, how sure, and is that enough.
+"""Contender against opponent on the same rows: how much better in each metric, and how sure.
 
 Pure functions on arrays. The rows are paired (both models answer every photo) and come in clusters: a
 sender's photos resemble each other, so intervals resample senders, not photos.
 """
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import brentq
 
-Floats = NDArray[np.floating]
-Bools = NDArray[np.bool_]
-Verdict = Literal["PROMOTE", "HOLD", "INSUFFICIENT DATA"]
+from monitoring.intervals import (
+    RESAMPLES,
+    Bools,
+    Floats,
+    Statistic,
+    accuracy_bounds,
+    bootstrap,
+    cluster_numbers,
+    one_sided_mcnemar,
+    ratio,
+    tally,
+)
+
+MetricName = Literal["accuracy", "macro_f1", "log_loss", "ece"]
+METRICS: tuple[MetricName, ...] = ("accuracy", "macro_f1", "log_loss", "ece")
 
 ECE_BINS = 10
-RESAMPLES = 2000
+LEAST = 1e-7
+"""A probability below this counts as this in the log loss."""
 POWER = 0.8
 """How sure one wants to be to see a difference that is there, when asking for more rows."""
-
-
-class Gates(Protocol):
-    """The recipe's `gates`, as far as the judge reads them."""
-
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def margin(self) -> float: ...
-    @property
-    def calibration_margin(self) -> float: ...
-    @property
-    def latency_factor(self) -> float: ...
-    @property
-    def min_rows(self) -> int: ...
 
 
 # --------------------------------------------------------------------------------------------- one model
@@ -59,12 +55,11 @@ def measure(probabilities: Floats, labels: NDArray[np.int64]) -> Metrics | None:
     if len(labels) == 0:
         return None
     said = probabilities.argmax(axis=1)
-    of_truth = probabilities[np.arange(len(labels)), labels].astype(float)
     return Metrics(
         rows=len(labels),
         accuracy=float(np.mean(said == labels)),
         macro_f1=macro_f1(confusion(said, labels, probabilities.shape[1])),
-        log_loss=float(-np.log(np.clip(of_truth, 1e-7, 1.0)).mean()),
+        log_loss=float(_losses(probabilities, labels).mean()),
         ece=calibration_error(probabilities, labels),
     )
 
@@ -76,15 +71,30 @@ def confusion(said: NDArray[np.int64], labels: NDArray[np.int64], classes: int) 
 
 def macro_f1(counts: NDArray[np.int64]) -> float:
     """Mean F1 over the classes that were there or were said."""
-    hits, either = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)
-    return float(np.mean(2 * hits[either > 0] / either[either > 0]))
+    return float(_mean_f1(np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1)))
+
+
+def _mean_f1(hits: Floats | NDArray[np.int64], either: Floats | NDArray[np.int64]) -> Floats:
+    """From hits, and times said plus times true, of each class [..., C]."""
+    there = either > 0
+    return (2 * hits / np.where(there, either, 1)).sum(axis=-1) / there.sum(axis=-1)
+
+
+def _losses(probabilities: Floats, labels: NDArray[np.int64]) -> Floats:
+    of_truth = probabilities[np.arange(len(labels)), labels].astype(float)
+    return -np.log(np.clip(of_truth, LEAST, 1.0))
+
+
+def _bins(probabilities: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Each row's confidence, and which of `ECE_BINS` equal bins it falls in."""
+    confidence = probabilities.max(axis=1).astype(float)
+    return confidence, np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
 
 
 def reliability(probabilities: Floats, labels: NDArray[np.int64]) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Mean confidence, accuracy and rows in each of `ECE_BINS` equal bins of confidence; empty bins are left out."""
-    confidence = probabilities.max(axis=1).astype(float)
+    confidence, bins = _bins(probabilities)
     right = probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     rows = np.bincount(bins, minlength=ECE_BINS)
     there = rows > 0
     sums = (np.bincount(bins, weights=values, minlength=ECE_BINS)[there] for values in (confidence, right))
@@ -126,23 +136,24 @@ class Paired:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """Contender minus opponent on some rows.
+class Difference:
+    """Of one metric. Above 0 the contender is better, also where less is better; each bound holds on its own."""
 
-    `low` and `high` each hold with the asked confidence. They are the outer ones of two intervals, because
-    each alone is too sure somewhere: the bootstrap over senders where the models hardly ever differ (sixty
-    photos without a difference do not show that there is none), the score interval over rows where a
-    sender's photos fail together.
-    """
+    gain: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Contender against opponent on some rows."""
 
     rows: int
     senders: int
     contender: Metrics
     opponent: Metrics
-    difference: float
-    """Of accuracy."""
-    low: float
-    high: float
+    differences: dict[str, Difference]
+    """Of each of `METRICS`."""
     only_contender: int
     """Photos that only the contender got right."""
     only_opponent: int
@@ -150,177 +161,171 @@ class Comparison:
     """Exact McNemar, one-sided: how likely so many wins are if the contender is no better."""
 
     @property
-    def f1_difference(self) -> float:
-        return self.contender.macro_f1 - self.opponent.macro_f1
+    def difference(self) -> float:
+        """Of accuracy, as are `low` and `high`."""
+        return self.differences["accuracy"].gain
 
-    def deviation(self, confidence: float) -> float:
+    @property
+    def low(self) -> float:
+        return self.differences["accuracy"].low
+
+    @property
+    def high(self) -> float:
+        return self.differences["accuracy"].high
+
+    def deviation(self, confidence: float, metric: MetricName = "accuracy") -> float:
         """What one row adds to the spread of the difference, read back from the interval (clusters included)."""
-        return (self.high - self.low) / 2 / float(stats.norm.ppf(confidence)) * math.sqrt(self.rows)
+        found = self.differences[metric]
+        return spread(found.low, found.high, confidence) * math.sqrt(self.rows)
 
-    def rows_to_show(self, distance: float, confidence: float) -> int:
+    def rows_to_show(self, distance: float, confidence: float, metric: MetricName = "accuracy") -> int:
         """Rows in all that would show with `POWER` that the difference is not `distance` lower than seen."""
-        reach = float(stats.norm.ppf(confidence) + stats.norm.ppf(POWER))
-        return math.ceil((reach * self.deviation(confidence) / distance) ** 2)
+        return math.ceil((reach(confidence) * self.deviation(confidence, metric) / distance) ** 2)
 
-    def detectable(self, confidence: float) -> float:
-        """The smallest improvement of accuracy that this many rows show with `POWER`."""
-        reach = float(stats.norm.ppf(confidence) + stats.norm.ppf(POWER))
-        return reach * self.deviation(confidence) / math.sqrt(self.rows)
+    def detectable(self, confidence: float, metric: MetricName = "accuracy") -> float:
+        """The smallest improvement that this many rows show with `POWER`."""
+        return reach(confidence) * self.deviation(confidence, metric) / math.sqrt(self.rows)
+
+
+def spread(low: float, high: float, confidence: float) -> float:
+    """The standard error behind two bounds that each hold with `confidence`."""
+    return (high - low) / 2 / float(stats.norm.ppf(confidence))
+
+
+def reach(confidence: float) -> float:
+    """How many standard errors a difference must be away to be seen with `POWER`."""
+    return float(stats.norm.ppf(confidence) + stats.norm.ppf(POWER))
 
 
 def compare(paired: Paired, *, confidence: float, resamples: int = RESAMPLES, seed: int = 7) -> Comparison | None:
-    """Both models' metrics, the difference of accuracy with its interval, and the paired test; None without rows."""
+    """Both models' metrics, the difference of each with its interval, and the paired test; None without rows."""
     contender, opponent = measure(paired.contender, paired.labels), measure(paired.opponent, paired.labels)
     if contender is None or opponent is None:
         return None
     ours, theirs = paired.rights()
     wins, losses = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
-    by_sender = interval(
-        ours.astype(float) - theirs, paired.senders, confidence=confidence, resamples=resamples, seed=seed
-    )
-    by_row = score_interval(wins, losses, len(ours), confidence=confidence)
+    clusters = cluster_numbers(paired.senders)
+    bounds = {
+        "accuracy": accuracy_bounds(ours, theirs, clusters, confidence=confidence, resamples=resamples, seed=seed)
+    }
+    for name in METRICS[1:]:
+        sums, statistic = _SUMS[name](paired, clusters)
+        bounds[name] = bootstrap(sums, statistic, confidence=confidence, resamples=resamples, seed=seed)
+    differences: dict[str, Difference] = {}
+    for name in METRICS:
+        gain = getattr(contender, name) - getattr(opponent, name)
+        gain = -gain if name in ("log_loss", "ece") else gain
+        # The same number summed in another order may lie a rounding error outside.
+        differences[name] = Difference(gain=gain, low=min(bounds[name][0], gain), high=max(bounds[name][1], gain))
     return Comparison(
         rows=len(paired.labels),
         senders=len(np.unique(paired.senders)),
         contender=contender,
         opponent=opponent,
-        difference=contender.accuracy - opponent.accuracy,
-        low=min(by_sender[0], by_row[0]),
-        high=max(by_sender[1], by_row[1]),
+        differences=differences,
         only_contender=wins,
         only_opponent=losses,
         p_value=one_sided_mcnemar(wins, losses),
     )
 
 
-def one_sided_mcnemar(wins: int, losses: int) -> float:
-    """Exact McNemar p-value of "no better", from the photos that exactly one of the two got right.
-
-    McNemar's exact test is a binomial test on those photos; statsmodels offers its two-sided form alone.
-    """
-    return float(stats.binomtest(wins, wins + losses, alternative="greater").pvalue) if wins + losses else 1.0
+# ------------------------------------------------------------- metrics as functions of sums over senders
 
 
-def score_interval(wins: int, losses: int, rows: int, *, confidence: float) -> tuple[float, float]:
-    """Bounds of a difference of paired proportions, each of which holds with `confidence` (Tango 1998).
-
-    Args:
-        wins, losses: rows that only the one, or only the other, got right.
-        rows: all rows; at least one.
-    """
-    z = float(stats.norm.ppf(confidence))
-
-    def too_far(delta: float, sign: int) -> float:
-        """Below 0 while `delta`, on this side of what was seen, is still compatible with it."""
-        b = -wins - losses + (2 * rows - wins + losses) * delta
-        c = -losses * delta * (1 - delta)
-        loss_share = (math.sqrt(max(b * b - 8 * rows * c, 0.0)) - b) / (4 * rows)
-        variance = max(rows * (2 * loss_share + delta * (1 - delta)), 1e-12)
-        return sign * (wins - losses - rows * delta) / math.sqrt(variance) - z
-
-    seen, edge = (wins - losses) / rows, 1 - 1e-9
-    low = brentq(too_far, -edge, seen, args=(1,)) if seen > -edge else -1.0
-    high = brentq(too_far, seen, edge, args=(-1,)) if seen < edge else 1.0
-    return float(low), float(high)
+def _accuracy(paired: Paired, clusters: NDArray[np.intp]) -> tuple[NDArray[np.float64], Statistic]:
+    ours, theirs = paired.rights()
+    return _mean(ours.astype(float) - theirs, clusters)
 
 
-def interval(
-    differences: Floats, clusters: NDArray[np.str_], *, confidence: float, resamples: int = RESAMPLES, seed: int = 7
-) -> tuple[float, float]:
-    """Bounds of the mean of `differences`, each of which holds with `confidence`: BCa bootstrap over clusters.
-
-    A single cluster cannot be resampled: then, and only then, the rows are. The point estimate is always
-    inside. Few clusters make any bootstrap too sure, which is why the verdict asks McNemar as well.
-    """
-    names, of_row = np.unique(clusters, return_inverse=True)
-    if len(names) < 2:
-        of_row = np.arange(len(differences))
-    sums, sizes = np.bincount(of_row, weights=differences), np.bincount(of_row).astype(float)
-    point = float(differences.mean())
-    if len(sums) < 2 or np.allclose(sums, point * sizes):
-        return point, point
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            (sums, sizes),
-            lambda total, count, axis: total.sum(axis=axis) / count.sum(axis=axis),
-            paired=True,
-            vectorized=True,
-            method="BCa",
-            n_resamples=resamples,
-            batch=max(1, 2_000_000 // len(sums)),
-            confidence_level=2 * confidence - 1,
-            rng=np.random.default_rng(seed),
-        )
-    low, high = found.confidence_interval
-    if not (math.isfinite(low) and math.isfinite(high)):
-        # No acceleration can be told (every sender left out gives the same mean): the plain percentiles.
-        low, high = np.quantile(found.bootstrap_distribution, [1 - confidence, confidence])
-    return min(float(low), point), max(float(high), point)
+def _log_loss(paired: Paired, clusters: NDArray[np.intp]) -> tuple[NDArray[np.float64], Statistic]:
+    return _mean(_losses(paired.opponent, paired.labels) - _losses(paired.contender, paired.labels), clusters)
 
 
-# ------------------------------------------------------------------------------------------------ slices
+def _mean(gains: Floats, clusters: NDArray[np.intp]) -> tuple[NDArray[np.float64], Statistic]:
+    none = np.zeros(len(gains), np.int64)
+    return np.hstack([tally(clusters, none, 1, gains), tally(clusters, none, 1)]), ratio
+
+
+def _macro_f1(paired: Paired, clusters: NDArray[np.intp]) -> tuple[NDArray[np.float64], Statistic]:
+    """Of each model hits, and times said plus times true, by class."""
+    classes = paired.contender.shape[1]
+    true = tally(clusters, paired.labels, classes)
+    columns = []
+    for said, right in zip((paired.contender, paired.opponent), paired.rights(), strict=True):
+        hits = tally(clusters, paired.labels, classes, right.astype(float))
+        columns += [hits, tally(clusters, said.argmax(axis=1), classes) + true]
+
+    def statistic(totals: Floats) -> Floats:
+        hits, either, their_hits, their_either = np.split(totals, 4, axis=-1)
+        return _mean_f1(hits, either) - _mean_f1(their_hits, their_either)
+
+    return np.hstack(columns), statistic
+
+
+def _ece(paired: Paired, clusters: NDArray[np.intp]) -> tuple[NDArray[np.float64], Statistic]:
+    """Of each model confidence less right by bin; then the rows."""
+    columns = []
+    for said, right in zip((paired.contender, paired.opponent), paired.rights(), strict=True):
+        confidence, bins = _bins(said)
+        columns.append(tally(clusters, bins, ECE_BINS, confidence - right))
+    columns.append(tally(clusters, np.zeros(len(paired.labels), np.int64), 1))
+
+    def statistic(totals: Floats) -> Floats:
+        ours, theirs = (np.abs(totals[..., start : start + ECE_BINS]).sum(axis=-1) for start in (0, ECE_BINS))
+        return (theirs - ours) / totals[..., -1]
+
+    return np.hstack(columns), statistic
+
+
+_SUMS: dict[str, Callable[[Paired, NDArray[np.intp]], tuple[NDArray[np.float64], Statistic]]] = {
+    "accuracy": _accuracy,
+    "macro_f1": _macro_f1,
+    "log_loss": _log_loss,
+    "ece": _ece,
+}
+
+
+# ------------------------------------------------------------------------------------------ several seeds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SliceRow:
-    """One line of the slice table."""
+class SeedSpread:
+    """What a candidate gains on the average over its seeds, on the same rows. Senders vary here, the seeds do not."""
 
-    column: str
-    value: str
-    rows: int
-    senders: int
-    contender: float
-    """Accuracy."""
-    opponent: float
-    difference: float
+    gain: float
     low: float
     high: float
-    p_value: float
+    gains: tuple[float, ...]
+    """Of each seed, in the order given."""
 
 
-def slice_masks(
-    labels: NDArray[np.int64], classes: Sequence[str], senders: NDArray[np.str_], brightness: Floats, fresh: Bools
-) -> dict[tuple[str, str], Bools]:
-    """Rows by age, class, size of the sender and brightness; empty slices are left out.
+def compare_seeds(
+    several: Sequence[Paired], *, confidence: float, metric: MetricName = "accuracy", seed: int = 7
+) -> SeedSpread:
+    """The mean over seeds of the contender's gain, with its bounds over senders.
 
-    Sender sizes and brightness are cut where a third of the rows lie on each side, ties together.
+    Args:
+        several: one a seed, all on the same rows in the same order and against the same opponent; at least one row.
+        metric: in what.
+
+    Raises:
+        ValueError: there are no seeds or no rows, or the rows are not the same.
     """
-    masks = {("rows", "golden"): ~fresh, ("rows", "fresh"): fresh}
-    masks |= {("class", name): labels == position for position, name in enumerate(classes)}
-    _, of_row, counts = np.unique(senders, return_inverse=True, return_counts=True)
-    masks |= _thirds("sender", ("small", "medium", "large"), counts[of_row].astype(float))
-    masks |= _thirds("brightness", ("dark", "middle", "bright"), brightness.astype(float))
-    return {key: mask for key, mask in masks.items() if mask.any()}
+    if not several or len(several[0].labels) == 0:
+        raise ValueError("several is empty, or holds no rows: nothing to average")
+    if any(
+        not (np.array_equal(one.labels, several[0].labels) and np.array_equal(one.senders, several[0].senders))
+        for one in several
+    ):
+        raise ValueError("several: the seeds were not compared on the same rows in the same order")
+    clusters = cluster_numbers(several[0].senders)
+    made = [_SUMS[metric](one, clusters) for one in several]
+    statistic = made[0][1]
 
+    def mean(totals: Floats) -> Floats:
+        return np.mean([statistic(part) for part in np.split(totals, len(several), axis=-1)], axis=0)
 
-def _thirds(column: str, names: tuple[str, str, str], values: Floats) -> dict[tuple[str, str], Bools]:
-    if len(values) == 0:
-        return {}
-    cuts = np.quantile(values, [1 / 3, 2 / 3])
-    part = np.searchsorted(cuts, values)  # 0: up to the first cut, 2: above the second
-    return {(column, name): part == position for position, name in enumerate(names)}
-
-
-def slice_table(paired: Paired, masks: Mapping[tuple[str, str], Bools], *, confidence: float) -> list[SliceRow]:
-    """The comparison within each slice. For reading: the verdict does not ask it."""
-    table = []
-    for (column, value), mask in masks.items():
-        found = compare(paired.where(mask), confidence=confidence, resamples=1000)
-        if found is None:
-            continue
-        table.append(
-            SliceRow(
-                column=column,
-                value=value,
-                rows=found.rows,
-                senders=found.senders,
-                contender=found.contender.accuracy,
-                opponent=found.opponent.accuracy,
-                difference=found.difference,
-                low=found.low,
-                high=found.high,
-                p_value=found.p_value,
-            )
-        )
-    return table
+    gains = tuple(float(statistic(sums.sum(axis=0))) for sums, _ in made)
+    low, high = bootstrap(np.hstack([sums for sums, _ in made]), mean, confidence=confidence, seed=seed)
+    gain = float(np.mean(gains))
+    return SeedSpread(gain=gain, low=min(low, gain), high=max(high, gain), gains=gains)

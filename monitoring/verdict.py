@@ -1,40 +1,44 @@
-"""Is it enough: from comparisons to PROMOTE, HOLD or INSUFFICIENT DATA, each gate with its sentence.
+"""Is it enough: from comparisons to PROMOTE, HOLD or INSUFFICIENT DATA.
 
 Three kinds of opponent, three questions:
 
-- the champion: clearly better on fresh rows, and not worse on golden ones;
-- a baseline, while there is no champion: not worse on all rows together;
-- guessing the commonest class, where there is neither: clearly better on all rows together.
+- the champion: better in the success metric on the deciding rows (those since the drift began, where a drift
+  asked for this training and they are enough; fresh ones otherwise), or not worse where the recipe says so;
+  and no guardrail is broken;
+- a baseline, while there is no champion: not worse on all rows together, and as well calibrated;
+- guessing the commonest class, where there is neither: better on all rows together.
 
-"Clearly better" means that the lower bound is above 0 and that the exact McNemar test agrees, because with
-few senders a bootstrap is too sure. "Not worse" means that the lower bound is above minus the margin. Where
-the interval is too wide to say, although the difference seen is a loss of less than half the margin or none,
-the verdict is INSUFFICIENT DATA and not HOLD: nothing speaks against the contender, the rows cannot tell.
+"Better" means that the lower bound is above 0 and, for accuracy, that the exact McNemar test agrees. "Not
+worse" means that the lower bound is above minus the margin. What each gate finds is in `monitoring.gates`.
+A gate that fails makes a HOLD; if none fails, one that cannot tell makes INSUFFICIENT DATA. Too few deciding
+rows come before all: whatever else was found, it was found on too little.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from monitoring.comparison import Comparison, Gates, Verdict
+import numpy as np
 
+from monitoring.comparison import Comparison, Paired, SeedSpread, compare
+from monitoring.gates import (
+    Finding,
+    Gates,
+    Ratio,
+    affordable,
+    better,
+    enough,
+    no_rows,
+    not_worse,
+    seeds_agree,
+    slices_hold,
+)
+from monitoring.intervals import Bools
+from monitoring.slices import Key, SliceRow, slice_table
+
+Verdict = Literal["PROMOTE", "HOLD", "INSUFFICIENT DATA"]
 OpponentKind = Literal["champion", "baseline", "guess"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """What one gate found."""
-
-    gate: str
-    outcome: Literal["pass", "fail", "unknown"]
-    sentence: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Latency:
-    """Median milliseconds of one photo, measured in turns."""
-
-    contender: float
-    opponent: float
+PARTS = ("golden", "fresh", "drifted", "pooled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,44 +53,132 @@ class Ruling:
         return [finding.sentence for finding in self.findings]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """All that was found out about a contender on some rows."""
+
+    comparisons: dict[str, Comparison | None]
+    """By `PARTS`; None where there are no such rows."""
+    slices: list[SliceRow]
+    ruling: Ruling
+
+
+def judge(
+    paired: Paired,
+    *,
+    opponent: OpponentKind,
+    fresh: Bools,
+    drifted: Bools | None = None,
+    masks: Mapping[Key, Bools],
+    gates: Gates,
+    ratios: Sequence[Ratio] = (),
+    seeds: SeedSpread | None = None,
+    objections: tuple[Finding, ...] = (),
+) -> Judged:
+    """Compare on each part of the rows, go through the slices, and rule.
+
+    Args:
+        paired: the answers on golden and fresh rows.
+        opponent: who the contender is compared with.
+        fresh: which rows are fresh, [N]; the others are golden.
+        drifted: which came since the drift began, [N]; None where no drift asked for the training.
+        masks: the slices, from `slice_masks`.
+        gates: the recipe's.
+        ratios, seeds, objections: see `rule`.
+    """
+    since = np.zeros(len(fresh), bool) if drifted is None else drifted & fresh
+    rows = {"golden": ~fresh, "fresh": fresh, "drifted": since, "pooled": np.ones(len(fresh), bool)}
+    parts = {name: compare(paired.where(rows[name]), confidence=gates.confidence) for name in PARTS}
+    table = slice_table(paired, masks, confidence=gates.confidence, min_rows=gates.slice_min_rows)
+    ruling = rule(
+        opponent=opponent, parts=parts, slices=table, ratios=ratios, seeds=seeds, gates=gates, objections=objections
+    )
+    return Judged(comparisons=parts, slices=table, ruling=ruling)
+
+
+def deciding_mask(opponent: OpponentKind, *, fresh: Bools, drifted: Bools | None, gates: Gates) -> Bools:
+    """Which rows decide on the success metric, [N]: what to compare seeds on before `judge`."""
+    if opponent != "champion":
+        return np.ones(len(fresh), bool)
+    since = fresh & drifted if drifted is not None else np.zeros(len(fresh), bool)
+    return since if since.sum() >= gates.min_rows else fresh
+
+
 def rule(
     *,
     opponent: OpponentKind,
-    golden: Comparison | None,
-    fresh: Comparison | None,
-    pooled: Comparison | None,
-    latency: Latency | None,
+    parts: Mapping[str, Comparison | None],
     gates: Gates,
+    slices: Sequence[SliceRow] = (),
+    ratios: Sequence[Ratio] = (),
+    seeds: SeedSpread | None = None,
     objections: tuple[Finding, ...] = (),
 ) -> Ruling:
     """Ask every gate.
 
     Args:
         opponent: who the contender was compared with.
-        golden, fresh, pooled: the comparison on those rows; None where there are none.
-        latency: of both models; None where the opponent is no model.
+        parts: the comparison on the rows of each of `PARTS`; None, or left out, where there are none.
         gates: the recipe's.
+        slices: the table of slices; only a champion's slices can be lost.
+        ratios: latency, size and cost, as far as they are known; only a champion is a measure of them.
+        seeds: of the contender's candidate, on the deciding rows; None where it was fitted once.
         objections: findings from outside the numbers, such as a champion that cannot read these rows.
     """
-    deciding = fresh if opponent == "champion" else pooled
-    name = "fresh" if opponent == "champion" else "test"
+    deciding, name = deciding_rows(opponent, parts, gates)
+    drifted = parts.get("drifted") if opponent == "champion" else None
+    short = enough(deciding, name, gates, drifted=None if deciding is drifted else drifted)
+    must_be_better = opponent == "guess" or (opponent == "champion" and gates.require == "better")
     findings = list(objections)
-    short = _enough(deciding, name, gates)
     if short.outcome == "pass" and deciding is not None:
-        if opponent == "baseline":
-            findings.append(_not_worse(deciding, "golden and fresh", gates, "the baseline", frozen=False))
-        else:
-            findings.append(_better(deciding, name, gates))
+        findings.append(_success(deciding, name, gates, opponent, must_be_better=must_be_better))
+        if seeds is not None:
+            findings.append(seeds_agree(seeds, gates, must_be_better=must_be_better))
+    findings += _guardrails(opponent, parts, gates)
     if opponent == "champion":
-        findings.append(_golden(golden, gates))
-        if golden is not None:
-            findings.append(_macro_f1(golden, gates))
-    if opponent != "guess" and pooled is not None:
-        findings.append(_calibration(pooled, gates))
-    if opponent == "champion" and latency is not None:
-        findings.append(_latency(latency, gates))
+        findings += slices_hold(slices, gates) if gates.slices else []
+        findings += [affordable(found, gates) for found in ratios]
     findings.append(short)
     return _conclude(findings, too_few=short.outcome == "unknown")
+
+
+def deciding_rows(
+    opponent: OpponentKind, parts: Mapping[str, Comparison | None], gates: Gates
+) -> tuple[Comparison | None, str]:
+    """The part that the success metric is asked of, and what it is called in a sentence."""
+    if opponent != "champion":
+        return parts.get("pooled"), "test rows"
+    drifted = parts.get("drifted")
+    if drifted is not None and drifted.rows >= gates.min_rows:
+        return drifted, "fresh rows since the drift began"
+    return parts.get("fresh"), "fresh rows"
+
+
+def _success(found: Comparison, name: str, gates: Gates, opponent: OpponentKind, *, must_be_better: bool) -> Finding:
+    if must_be_better:
+        return better(found, name, gates)
+    whom = "the champion" if opponent == "champion" else "the baseline"
+    where = name if opponent == "champion" else "golden and fresh rows"
+    return not_worse(found, where, gates, opponent=whom, metric=gates.metric)
+
+
+def _guardrails(opponent: OpponentKind, parts: Mapping[str, Comparison | None], gates: Gates) -> list[Finding]:
+    findings = []
+    golden, pooled = parts.get("golden"), parts.get("pooled")
+    whom = "the champion" if opponent == "champion" else "the baseline"
+    if opponent == "champion":
+        if golden is None:
+            findings.append(no_rows("golden", "No golden rows: whether the contender forgot something cannot be told."))
+        else:
+            findings.append(not_worse(golden, "golden rows", gates, opponent=whom, gate="golden", frozen=True))
+            findings.append(
+                not_worse(golden, "golden rows", gates, opponent=whom, gate="macro-F1", metric="macro_f1", frozen=True)
+            )
+        if pooled is not None:
+            findings.append(not_worse(pooled, "all rows", gates, opponent=whom, gate="log loss", metric="log_loss"))
+    if opponent != "guess" and pooled is not None:
+        findings.append(not_worse(pooled, "all rows", gates, opponent=whom, gate="calibration", metric="ece"))
+    return findings
 
 
 def _conclude(findings: list[Finding], *, too_few: bool) -> Ruling:
@@ -101,129 +193,3 @@ def _conclude(findings: list[Finding], *, too_few: bool) -> Ruling:
     order = ["unknown", "fail", "pass"] if too_few else ["fail", "unknown", "pass"]
     findings.sort(key=lambda finding: (order.index(finding.outcome), too_few and finding.gate != "rows"))
     return Ruling(verdict=verdict, findings=tuple(findings))
-
-
-# ------------------------------------------------------------------------------------------------- gates
-
-
-def _enough(found: Comparison | None, name: str, gates: Gates) -> Finding:
-    rows = found.rows if found else 0
-    if rows >= gates.min_rows:
-        return Finding(
-            gate="rows", outcome="pass", sentence=f"Enough rows: {rows} labelled {name} rows, {gates.min_rows} asked."
-        )
-    return Finding(
-        gate="rows",
-        outcome="unknown",
-        sentence=f"Too few rows: {rows} labelled {name} rows, gates.min_rows asks for {gates.min_rows}; "
-        f"{gates.min_rows - rows} more are needed.",
-    )
-
-
-def _better(found: Comparison, name: str, gates: Gates) -> Finding:
-    sure = found.low > 0 and found.p_value <= 1 - gates.confidence
-    seen = (
-        f"{_accuracies(found)}, {_signed(found.difference)} ({_bound(found, gates)}, {_on(found)}; "
-        f"only the contender was right on {found.only_contender}, only the opponent on {found.only_opponent}, "
-        f"exact McNemar p {_p(found.p_value)})"
-    )
-    if sure:
-        return Finding(gate="better", outcome="pass", sentence=f"Better on {name} rows: accuracy {seen}.")
-    least = found.detectable(gates.confidence)
-    power = f"; {found.rows} such rows show an improvement of {_points(least)} four times in five" if least > 0 else ""
-    return Finding(
-        gate="better",
-        outcome="fail",
-        sentence=f"Not shown to be better on {name} rows: accuracy {seen}. "
-        f"Asked: a bound above 0 and p at most {1 - gates.confidence:.2g}{power}.",
-    )
-
-
-def _golden(found: Comparison | None, gates: Gates) -> Finding:
-    if found is None:
-        return Finding(
-            gate="not worse",
-            outcome="unknown",
-            sentence="No golden rows: whether the contender forgot something cannot be told.",
-        )
-    return _not_worse(found, "golden", gates, "the champion", frozen=True)
-
-
-def _not_worse(found: Comparison, name: str, gates: Gates, opponent: str, *, frozen: bool) -> Finding:
-    seen = f"accuracy {_accuracies(found)}, {_signed(found.difference)} ({_bound(found, gates)}, {_on(found)})"
-    allowed = f"the margin allows a loss of {_points(gates.margin)}"
-    if found.low > -gates.margin:
-        return Finding(
-            gate="not worse", outcome="pass", sentence=f"Not worse than {opponent} on {name} rows: {seen}; {allowed}."
-        )
-    if found.difference >= -gates.margin / 2:
-        needed = max(found.rows_to_show(gates.margin + found.difference, gates.confidence), found.rows + 1)
-        remedy = (
-            f"These golden rows can show a margin of {_points(-found.low)} at best: set gates.margin to what you can "
-            "bear, or start with a larger golden set (more held-out senders before the first snapshot)."
-            if frozen
-            else f"About {needed - found.rows} more rows are needed."
-        )
-        return Finding(
-            gate="not worse",
-            outcome="unknown",
-            sentence=f"Too few {name} rows to tell: {seen}; {allowed}, and the difference seen is within half of it, "
-            f"but only about {needed} rows in all would show it. {remedy}",
-        )
-    return Finding(
-        gate="not worse", outcome="fail", sentence=f"Worse than {opponent} on {name} rows: {seen}; {allowed}."
-    )
-
-
-def _macro_f1(found: Comparison, gates: Gates) -> Finding:
-    ours, theirs = found.contender.macro_f1, found.opponent.macro_f1
-    seen = f"{ours:.3f} against {theirs:.3f}, {_signed(found.f1_difference)}; a loss of {gates.margin:.3g} is allowed"
-    if found.f1_difference >= -gates.margin:
-        return Finding(gate="macro-F1", outcome="pass", sentence=f"Macro-F1 on golden rows holds: {seen}.")
-    return Finding(gate="macro-F1", outcome="fail", sentence=f"Macro-F1 on golden rows is lost: {seen}.")
-
-
-def _calibration(found: Comparison, gates: Gates) -> Finding:
-    ours, theirs = found.contender.ece, found.opponent.ece
-    seen = f"{ours:.3f} against {theirs:.3f} on all {found.rows} rows; {gates.calibration_margin:.3g} more is allowed"
-    if ours <= theirs + gates.calibration_margin:
-        return Finding(gate="calibration", outcome="pass", sentence=f"Calibration error is fine: {seen}.")
-    return Finding(gate="calibration", outcome="fail", sentence=f"Calibration error is too large: {seen}.")
-
-
-def _latency(latency: Latency, gates: Gates) -> Finding:
-    factor = latency.contender / latency.opponent
-    seen = (
-        f"{latency.contender:.2f} ms a photo against {latency.opponent:.2f} ms (median), {factor:.1f} times; "
-        f"{gates.latency_factor:g} times is allowed"
-    )
-    if factor <= gates.latency_factor:
-        return Finding(gate="latency", outcome="pass", sentence=f"Fast enough: {seen}.")
-    return Finding(gate="latency", outcome="fail", sentence=f"Too slow: {seen}.")
-
-
-# ------------------------------------------------------------------------------------------------- words
-
-
-def _accuracies(found: Comparison) -> str:
-    return f"{found.contender.accuracy:.3f} against {found.opponent.accuracy:.3f}"
-
-
-def _bound(found: Comparison, gates: Gates) -> str:
-    return f"{gates.confidence:.0%} sure of at least {_signed(found.low)}"
-
-
-def _on(found: Comparison) -> str:
-    return f"{found.rows} rows of {found.senders} senders"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.3g} points"
-
-
-def _p(value: float) -> str:
-    return f"= {value:.2g}" if value >= 1e-4 else "below 0.0001"
