@@ -1,14 +1,13 @@
 """What is in production, since when, on what evidence; what served when, and why.
 
     classy status
-    classy history [--at TIME]
+    classy history [--at TIME] [--clock data|wall]
 
 Read from Classy's own tables and evidence alone, so that they answer while MLflow is down.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import zip_longest
 from typing import Any, Literal
 
 from sqlalchemy import create_engine
@@ -52,38 +51,56 @@ def status(settings: Settings) -> dict[str, Any]:
 def _evidence(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
     """What brought this version: the verdict, its reasons and main numbers, and who approved it."""
     judged = next((found for found in store.decisions("judge") if found["evidence_hash"] == row["evidence_hash"]), None)
-    approval = store.decision(f"approval-{judged['run_key']}") if judged else None
+    return _about(row, judged, store.decision(f"approval-{judged['run_key']}") if judged else None)
+
+
+def _about(
+    row: Mapping[str, Any], judged: Mapping[str, Any] | None, approval: Mapping[str, Any] | None
+) -> dict[str, Any]:
     about: dict[str, Any] = {
         "evidence_uri": row["evidence_uri"],
-        "approved_by": approval["actor"] if approval else None,
+        "approved_by": approval["actor"] if approval and approval["action"] == "APPROVE" else None,
+        "verdict": judged["action"] if judged else None,
+        "judged_against": None,
+        "snapshot_id": None,
+        "reasons": [],
+        "accuracy": {},
+        "run_url": None,
+        "evidence_problem": None,
     }
+    if row["evidence_uri"] is None:
+        return {**about, "evidence_problem": "no evidence is recorded for this generation"}
     try:
         found = judgement.of_decision(row)
-    except ClassyError as error:
-        return {**about, "verdict": judged["action"] if judged else None, "evidence_problem": str(error)}
+    except (ClassyError, OSError) as error:
+        return {**about, "evidence_problem": str(error)}
     return {
         **about,
         "verdict": found["verdict"],
         "judged_against": judgement.opponent_name(found["opponent"]),
         "snapshot_id": found["snapshot"]["id"],
         "reasons": found["reasons"],
-        "accuracy": {
-            name: {
-                "contender": part["contender"]["accuracy"],
-                "opponent": part["opponent"]["accuracy"],
-                "rows": part["rows"],
-            }
-            for name, part in found["comparisons"].items()
-            if part is not None
-        },
+        "accuracy": {name: _accuracy(part) for name, part in found["comparisons"].items() if part is not None},
         "run_url": found["contender"]["run_url"],
+    }
+
+
+def _accuracy(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Both sides' accuracy on one part of the test rows, and the gain with its interval."""
+    # The first evidence had one difference, of accuracy; now each metric has its own.
+    gained = part["differences"]["accuracy"] if "differences" in part else {**part, "gain": part["difference"]}
+    return {
+        "contender": part["contender"]["accuracy"],
+        "opponent": part["opponent"]["accuracy"],
+        "rows": part["rows"],
+        **{name: gained[name] for name in ("gain", "low", "high")},
     }
 
 
 def history(
     settings: Settings, *, at: datetime | None = None, clock: Literal["data", "wall"] = "data"
 ) -> list[dict[str, Any]]:
-    """Generations, oldest first: what served from when to when, who put it there and why.
+    """Generations, oldest first: what served from when to when, who put it there, why and on what evidence.
 
     Args:
         at: only the generation that served then; an empty list before the first.
@@ -93,30 +110,43 @@ def history(
     Raises:
         ClassyError: `at` has no time zone.
     """
-    rows = open_store(settings.database_url).generations()
-    ends = [row["created_at"].isoformat() for row in rows[1:]]
-    lines = [_line(row, until) for row, until in zip_longest(rows, ends)]
-    if at is None:
-        return lines
-    if at.tzinfo is None:
-        raise ClassyError(f"at={at}: needs a time zone, such as {at.isoformat()}+00:00")
-    serving = ledger.served_at(rows, at, clock="as_of" if clock == "data" else "created_at")
-    return [] if serving is None else [line for line in lines if line["generation"] == serving["generation"]]
+    store = open_store(settings.database_url)
+    rows = store.generations()
+    wanted: Sequence[Mapping[str, Any]] = rows
+    if at is not None:
+        if at.tzinfo is None:
+            raise ClassyError(f"at={at}: needs a time zone, such as {at.isoformat()}+00:00")
+        serving = ledger.served_at(rows, at, clock="as_of" if clock == "data" else "created_at")
+        wanted = [] if serving is None else [serving]
+    judged = {row["evidence_hash"]: row for row in store.decisions("judge")}
+    approvals = {row["run_key"]: row for row in store.decisions("approval")}
+    after = dict(zip((row["generation"] for row in rows), rows[1:], strict=False))
+    lines = []
+    for row in wanted:
+        verdict = judged.get(row["evidence_hash"])
+        lines.append(
+            {
+                **_line(settings, row, after.get(row["generation"])),
+                **_about(row, verdict, approvals.get(verdict["run_key"]) if verdict else None),
+            }
+        )
+    return lines
 
 
-def _line(row: Mapping[str, Any], until: str | None) -> dict[str, Any]:
+def _line(settings: Settings, row: Mapping[str, Any], following: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "generation": row["generation"],
         "version": row["champion_version"],
         "kind": row["kind"],
         "from_data_time": row["as_of"].isoformat(),
+        "until_data_time": following["as_of"].isoformat() if following else None,
         "from_wall_clock": row["created_at"].isoformat(),
-        "until_wall_clock": until,
+        "until_wall_clock": following["created_at"].isoformat() if following else None,
         "by": row["actor"],
         "run_key": row["run_key"],
         "reason": row["reason"],
         "run_id": row["champion_run_id"],
-        "evidence_uri": row["evidence_uri"],
+        "model_url": version_url(settings, row["champion_version"]),
     }
 
 
