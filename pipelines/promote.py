@@ -1,10 +1,13 @@
 """Make a judged contender the champion: one new generation, taken by exactly one promotion.
 
-    classy promote --run-key KEY [--approved-by NAME] [--reason TEXT]
+    classy promote --run-key KEY [--approved-by NAME | --rejected-by NAME] [--note TEXT] [--reason TEXT]
 
 The row in `deployments` is the promotion; the aliases in MLflow follow it. Killed in between, the same
 command repairs them. A promotion that comes second is refused where the champion it was judged against
 is not the champion any more: its verdict is about another model.
+
+A person may have a word: in the arguments, in the ledger, or by tags on the version in MLflow
+(`pipelines/models/approval.py`). A rejection is a verdict, not an error, and stays.
 """
 
 from collections.abc import Mapping
@@ -12,10 +15,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from mlflow.tracking import MlflowClient
+
 from monitoring import ledger
 from monitoring.stores import LostRace, Store, open_store
 from pipelines.errors import ClassyError
-from pipelines.models import judgement, registry, tracking
+from pipelines.models import approval, judgement, registry, tracking
+from pipelines.models.approval import Answer, Unclear
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -23,11 +29,17 @@ from pipelines.settings import Settings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Promoted:
-    generation: int
+    promoted: bool
+    """False: a person rejected the contender, and production is as it was."""
+    generation: int | None
+    """The one that this run key made, now or before; None where it was rejected."""
     version: str
+    """The contender's."""
     changed: bool
-    """False where this run key had been promoted before."""
+    """False where this run key had been promoted before, or was rejected."""
     reason: str
+    answer: str | None
+    """Who approved or rejected it, where, and the note; None where nobody was asked."""
     version_url: str
 
 
@@ -39,40 +51,59 @@ def run(
     actor: str | None = None,
     reason: str = "",
     approved_by: str | None = None,
+    rejected_by: str | None = None,
+    note: str = "",
+    via: approval.Via = "command",
+    needs_approval: bool = False,
 ) -> Promoted:
-    """Promote the contender that was judged under `run_key`.
+    """Promote the contender that was judged under `run_key`, unless a person rejects it.
 
     Args:
         run_key: of the judgement; promoting it twice changes nothing.
         actor: who does it, for the ledger; default CLASSY_ACTOR.
         reason: why, beside the judge's own reasons.
-        approved_by: the person who approved it, recorded as a decision of its own.
+        approved_by: the person who approves it, recorded as a decision of its own.
+        rejected_by: the person who rejects it; likewise.
+        note: what that person says.
+        via: where that person said it.
+        needs_approval: demand an approval even where the recipe does not.
 
     Raises:
-        ClassyError: not judged, the verdict is not PROMOTE, an approval is missing, or another champion
-            was promoted since it was judged.
+        ClassyError: not judged, the verdict is not PROMOTE, an approval is missing, the tags in MLflow
+            cannot be understood, or another champion was promoted since it was judged.
     """
+    given = approval.given(approved_by=approved_by, rejected_by=rejected_by, note=note, via=via)
     client, store = tracking.connect(settings), open_store(settings.database_url)
-    judged = _need_verdict(store, run_key)
-    found = judgement.of_decision(judged)
-    _approve(store, recipe, judged, approved_by)
-    row, changed = _take(settings, store, judged, found, actor=actor or settings.actor, reason=reason)
-    registry.project(client, settings, store)
+    judged = _need_promote(store, run_key)
+    found, made = judgement.of_decision(judged), store.deployment_of(run_key)
+    version = found["contender"]["version"]
+    answer, late = _hear(client, settings, store, judged, version, given, made)
+    if made is None and answer is None and (needs_approval or recipe.gates.approval):
+        raise _nobody_answered(settings, run_key, version)
+    row, changed = made, False
+    if answer is None or answer.action == "APPROVE":
+        because = _sentences(reason, found["reasons"][0], _said(answer))
+        row, changed = _take(settings, store, judged, found, actor=actor or settings.actor, reason=because)
+        registry.project(client, settings, store)
+    if answer is not None:
+        approval.mark(client, settings, version, answer)
+    if row is None:
+        why = _said(answer)
+    else:
+        why = row["reason"] if changed else f"run key {run_key} is generation {row['generation']} already"
     return Promoted(
-        generation=row["generation"],
-        version=row["champion_version"],
+        promoted=row is not None,
+        generation=row["generation"] if row else None,
+        version=version,
         changed=changed,
-        reason=row["reason"] if changed else f"run key {run_key} is generation {row['generation']} already",
-        version_url=version_url(settings, row["champion_version"]),
+        reason=_sentences(why, late),
+        answer=answer.sentence if answer else None,
+        version_url=version_url(settings, version),
     )
 
 
-def _need_verdict(store: Store, run_key: str) -> dict[str, Any]:
-    judged = store.decision(f"judge-{run_key}")
-    if judged is None:
-        raise ClassyError(
-            f"run key {run_key}: nothing was judged under it; run `classy evaluate --run-key {run_key} …`"
-        )
+def _need_promote(store: Store, run_key: str) -> dict[str, Any]:
+    judged = approval.need_judged(store, run_key)
     if judged["action"] != "PROMOTE":
         raise ClassyError(
             f"run key {run_key}: the verdict is {judged['action']}, so nothing is promoted. {judged['reason']}"
@@ -80,26 +111,48 @@ def _need_verdict(store: Store, run_key: str) -> dict[str, Any]:
     return judged
 
 
-def _approve(store: Store, recipe: Recipe, judged: Mapping[str, Any], approved_by: str | None) -> None:
-    """Record the approval; demand one where the recipe does."""
-    key = f"approval-{judged['run_key']}"
-    if approved_by:
-        store.record_decision(
-            {
-                **{name: judged[name] for name in ("run_key", "evidence_uri", "evidence_hash", "as_of")},
-                "decision_key": key,
-                "kind": "approval",
-                "action": "APPROVE",
-                "reason": f"approved by {approved_by} on the judge's evidence",
-                "actor": approved_by,
-                "created_at": datetime.now(UTC),
-            }
-        )
-    elif recipe.gates.approval and store.decision(key) is None:
-        raise ClassyError(
-            f"run key {judged['run_key']}: recipe {recipe.name} has gates.approval = true and nobody approved it; "
-            "approve it in Airflow, or give --approved-by NAME"
-        )
+def _hear(
+    client: MlflowClient,
+    settings: Settings,
+    store: Store,
+    judged: Mapping[str, Any],
+    version: str,
+    given: Answer | None,
+    made: Mapping[str, Any] | None,
+) -> tuple[Answer | None, str]:
+    """The answer that stays, and a sentence about one that came too late.
+
+    What is in the ledger is first; then what this call was given, then the tags. What is in production (`made`) cannot
+    be rejected any more.
+    """
+    standing, tags = approval.of(store, judged["run_key"]), approval.tagged(client, settings, version)
+    if isinstance(tags, Unclear) and standing is None and given is None and made is None:
+        raise ClassyError(f"run key {judged['run_key']}: MLflow, version {version}: {tags.problem}")
+    heard = [answer for answer in (given, tags) if isinstance(answer, Answer)]
+    if standing is None and heard and (made is None or heard[0].action == "APPROVE"):
+        standing = approval.record(store, judged, heard[0])
+    stays = standing.action if standing else "APPROVE" if made else None
+    late = [f"{_said(answer)} (this came later and changes nothing)" for answer in heard if answer.action != stays]
+    remedy = "`classy rollback` takes a champion back" if stays == "APPROVE" else "Judge it again under a new run key"
+    return standing, _sentences(*late, remedy) if late else ""
+
+
+def _nobody_answered(settings: Settings, run_key: str, version: str) -> ClassyError:
+    return ClassyError(
+        f"run key {run_key}: a person must approve version {version}, and nobody answered. Answer in Airflow (Required "
+        f"Actions); or by tags on the version in MLflow ({version_url(settings, version)}): {approval.TAG} = approved "
+        f"or rejected, {approval.TAG_BY} = your name; or with `classy promote --run-key {run_key} --approved-by NAME` "
+        "(or --rejected-by NAME)"
+    )
+
+
+def _said(answer: Answer | None) -> str:
+    return f"{answer.sentence[0].upper()}{answer.sentence[1:]}" if answer else ""
+
+
+def _sentences(*parts: str | None) -> str:
+    """The parts that are there, each ended as a sentence."""
+    return " ".join(part if part[-1] in ".!?" else f"{part}." for part in parts if part)
 
 
 def _take(
@@ -107,7 +160,6 @@ def _take(
 ) -> tuple[dict[str, Any], bool]:
     """The generation of this run key, and whether it is new. Tries again while the champion stays the same."""
     run_key = judged["run_key"]
-    because = " ".join(part for part in (reason and f"{reason.rstrip('.')}.", found["reasons"][0]) if part)
     while True:
         # In this order: a generation that appears after the first look makes the insert below lose.
         current = store.current()
@@ -117,7 +169,7 @@ def _take(
         row = ledger.promotion(
             current,
             ledger.Change(
-                actor=actor, reason=because, run_key=run_key, as_of=judged["as_of"], created_at=datetime.now(UTC)
+                actor=actor, reason=reason, run_key=run_key, as_of=judged["as_of"], created_at=datetime.now(UTC)
             ),
             version=found["contender"]["version"],
             run_id=found["contender"]["run_id"],

@@ -97,14 +97,95 @@ def test_evidence_that_was_changed_promotes_nothing(case: Case) -> None:
     assert generations(case) == []
 
 
-def test_where_the_recipe_asks_a_person_must_approve_and_is_recorded(case: Case) -> None:
+# ------------------------------------------------------------------------------------------------ a person
+
+
+def answer_of(case: Case, run_key: str = "key-1") -> tuple[str, str, str] | None:
+    row = open_store(case.settings.database_url).decision(f"approval-{run_key}")
+    return None if row is None else (row["action"], row["actor"], row["reason"])
+
+
+def tag(case: Case, version: str = "1", **tags: str) -> None:
+    for key, value in tags.items():
+        tracking.connect(case.settings).set_model_version_tag(case.settings.model_name, version, key, value)
+
+
+def test_where_the_recipe_asks_nobody_is_promoted_unanswered_and_three_ways_are_named(case: Case) -> None:
     strict = case.gated(approval=True)
-    with pytest.raises(ClassyError, match=r"gates\.approval = true and nobody approved"):
-        promoted(strict)
-    assert promoted(strict, approved_by="grace").changed
-    approval = open_store(case.settings.database_url).decision("approval-key-1")
-    assert approval is not None
-    assert (approval["kind"], approval["actor"], approval["run_key"]) == ("approval", "grace", "key-1")
+    for asked, more in ((strict, {}), (case, {"needs_approval": True})):
+        with pytest.raises(
+            ClassyError, match=r"nobody answered\..*Required Actions.*approval_by = your.*--approved-by"
+        ):
+            promoted(asked, **more)
+    assert (generations(case), answer_of(case)) == ([], None)
+
+
+def test_an_approval_is_recorded_with_name_and_note_and_is_in_the_ledger_of_production(case: Case) -> None:
+    found = promoted(case.gated(approval=True), approved_by="grace", note="looks right", reason="launch")
+    assert (found.promoted, found.changed, found.generation) == (True, True, 1)
+    assert answer_of(case) == ("APPROVE", "grace", "approved by grace by command: looks right")
+    row = open_store(case.settings.database_url).current()
+    assert row is not None
+    assert row["reason"].startswith("launch. Better")
+    assert row["reason"].endswith("Approved by grace by command: looks right.")
+    again = promoted(case.gated(approval=True))
+    assert (again.promoted, again.changed, again.answer) == (True, False, "approved by grace by command: looks right")
+
+
+def test_an_approval_by_tags_on_the_version_promotes(case: Case) -> None:
+    tag(case, approval="Approved", approval_by="Grace Hopper")
+    assert promoted(case.gated(approval=True)).changed
+    assert answer_of(case) == ("APPROVE", "Grace Hopper", "approved by Grace Hopper by a tag in MLflow")
+    tags = tracking.connect(case.settings).get_model_version(case.settings.model_name, "1").tags
+    assert (tags["classy.approval"], tags["classy.approval_by"]) == ("approved", "Grace Hopper")
+    assert "approval" not in tags
+
+
+def test_a_rejection_is_a_verdict_that_stays(case: Case) -> None:
+    found = promoted(case, rejected_by="ada", note="the sevens look wrong")
+    assert (found.promoted, found.changed, found.generation, found.version) == (False, False, None, "1")
+    assert found.reason == "Rejected by ada by command: the sevens look wrong."
+    assert answer_of(case) == ("REJECT", "ada", "rejected by ada by command: the sevens look wrong")
+    assert promoted(case) == found
+    bob = promoted(case, approved_by="bob")
+    assert not bob.promoted
+    assert bob.reason == (
+        "Rejected by ada by command: the sevens look wrong. Approved by bob by command (this came later and changes "
+        "nothing). Judge it again under a new run key."
+    )
+    assert (generations(case), aliases(case.settings)) == ([], {"contender": "1"})
+
+
+def test_a_rejection_by_tags_holds_even_where_nobody_was_asked(case: Case) -> None:
+    tag(case, approval="rejected", approval_by="ada")
+    assert not promoted(case).promoted
+    assert generations(case) == []
+
+
+def test_tags_that_cannot_be_understood_promote_nothing_and_are_named(case: Case) -> None:
+    tag(case, approval="rejectd", approval_by="ada")
+    with pytest.raises(ClassyError, match="run key key-1: MLflow, version 1: tag approval = 'rejectd' is neither"):
+        promoted(case)
+    assert (generations(case), answer_of(case)) == ([], None)
+    assert promoted(case, approved_by="grace").changed, "a clear answer elsewhere is enough"
+
+
+def test_what_is_in_production_cannot_be_rejected_any_more(case: Case) -> None:
+    promoted(case)
+    late = promoted(case, rejected_by="ada")
+    assert (late.promoted, late.generation, late.changed) == (True, 1, False)
+    assert "Rejected by ada by command (this came later and changes nothing). `classy rollback`" in late.reason
+    assert answer_of(case) is None
+
+
+def test_answers_at_once_leave_one_in_the_ledger_and_production_agrees(case: Case) -> None:
+    said = [{"approved_by": "grace"}, {"rejected_by": "ada"}, {"rejected_by": "bob"}, {"approved_by": "eve"}]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda answer: promoted(case, **answer), said))
+    action, _, sentence = answer_of(case) or ("", "", "")
+    assert {receipt.answer for receipt in found} == {sentence}
+    assert {receipt.promoted for receipt in found} == {action == "APPROVE"}
+    assert len(generations(case)) == (action == "APPROVE")
 
 
 # --------------------------------------------------------------------------------------------------- races

@@ -103,12 +103,17 @@ def evaluate(
 def promote(
     run_key: RunKeyOption,
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
-    approved_by: Annotated[str | None, typer.Option(help="Who approved it.")] = None,
+    approved_by: Annotated[str | None, typer.Option(help="Who approves it.")] = None,
+    rejected_by: Annotated[str | None, typer.Option(help="Who rejects it: production stays as it is.")] = None,
+    note: Annotated[str, typer.Option(help="What that person says, for the ledger.")] = "",
     recipe: RecipeOption = "",
     json_: JsonOption = False,
 ) -> None:
-    """Make a judged contender the champion: one new generation."""
-    run_step("promote", recipe, json_, run_key=run_key, reason=reason, approved_by=approved_by)
+    """Make a judged contender the champion: one new generation, unless a person rejects it."""
+    run_step(
+        "promote", recipe, json_, run_key=run_key, reason=reason, approved_by=approved_by, rejected_by=rejected_by,
+        note=note,
+    )  # fmt: skip
 
 
 @app.command(rich_help_panel=STEPS)
