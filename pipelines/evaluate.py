@@ -10,26 +10,27 @@ A champion that was made for other classes, another image or other context canno
 contender is then shown against a baseline, and the verdict is HOLD: nobody knows whether it is better.
 """
 
-import csv
 import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from monitoring import figures
-from monitoring.comparison import Paired, SliceRow, compare, slice_masks, slice_table
+from monitoring.comparison import Paired, SeedSpread, compare_seeds
+from monitoring.gates import Finding
+from monitoring.slices import slice_masks
 from monitoring.stores import Store, open_store
-from monitoring.verdict import Finding, Latency, OpponentKind, rule
+from monitoring.verdict import Judged, OpponentKind, deciding_mask, judge
 from pipelines import files
 from pipelines.data.snapshots import read_snapshot
-from pipelines.models import contest, judgement, registry, tracking
+from pipelines.models import behaviour, contest, judgement, registry, review, tracking
+from pipelines.models.contest import Contest, Exam
+from pipelines.models.facts import Facts, facts_of, ratios
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -105,58 +106,84 @@ def _judge(
     run_key: str,
 ) -> None:
     """Compare, rule, and write the evidence partition."""
-    data, current, gates = read_snapshot(settings, snapshot_uri), store.current(), recipe.gates
-    contender, opponent, objections = contest.sides(settings, data, run_ids, current)
-    paired, fresh, brightness = contest.predict(data, contender, opponent)
-    comparisons = {
-        "golden": compare(paired.where(~fresh), confidence=gates.confidence),
-        "fresh": compare(paired.where(fresh), confidence=gates.confidence),
-        "pooled": compare(paired, confidence=gates.confidence),
-    }
-    latency = contest.latency(data, contender, opponent)
-    kind: OpponentKind = opponent.kind  # type: ignore[assignment]
-    ruling = rule(
-        opponent=kind,
-        **comparisons,
-        latency=Latency(**latency) if None not in latency.values() else None,  # type: ignore[arg-type]
-        gates=gates,
-        objections=tuple(_objection(current, text) for text in objections),
+    data, current = read_snapshot(settings, snapshot_uri), store.current()
+    given = contest.exam(data, recipe.gates.slice_columns)
+    sides = contest.arrange(settings, data, run_ids, current)
+    paired, siblings = contest.predict(data, given, sides)
+    facts = [facts_of(client, side.run_id, side.card) for side in (sides.contender, sides.opponent)]
+    compared = [found for found in [contest.latency(data, sides, recipe.gates.confidence), *ratios(*facts)] if found]
+    behaved = behaviour.examine(data, sides.contender, sides.opponent, recipe.behaviour, recipe.gates)
+    seeds = _seeds(recipe, given, sides, [paired, *siblings])
+    judged = judge(
+        paired,
+        opponent=_kind(sides),
+        fresh=given.fresh,
+        drifted=given.drifted if data.meta.get("drift_from") else None,
+        masks=_masks(data, given),
+        gates=recipe.gates,
+        # A baseline is no measure of how small, fast and cheap a network must be.
+        ratios=[] if sides.opponent.card.get("kind") == "sklearn" else compared,
+        seeds=seeds,
+        objections=(
+            *(_objection(current, text) for text in sides.objections),
+            *behaviour.findings(behaved, recipe.behaviour.gating),
+        ),
     )
-    masks = slice_masks(paired.labels, data.classes, paired.senders, brightness, fresh)
-    table = slice_table(paired, masks, confidence=gates.confidence)
-    snapshot = {
-        "id": data.snapshot_id,
-        "uri": snapshot_uri,
-        "as_of": data.meta["as_of"],
-        "counts": data.counts,
-        "test_rows_sha256": _rows_hash(data),
-    }
-    version = registry.register(client, settings, contender.run_id, _tags(run_key, snapshot, recipe.name))
+    snapshot = _snapshot(data, snapshot_uri, given)
+    version = registry.register(client, settings, sides.contender.run_id, _tags(run_key, snapshot, recipe.name))
     found = {
+        "format": 2,
         "run_key": run_key,
-        "verdict": ruling.verdict,
-        "reasons": ruling.reasons,
-        "findings": [asdict(finding) for finding in ruling.findings],
-        "contender": {
-            **_who(contender),
-            "version": version,
-            "run_url": tracking.run_url(settings, contender.run_id),
-        },
-        "opponent": _who(opponent),
-        "candidates": list(run_ids),
-        "champion_version": current["champion_version"] if current else None,
-        "champion_generation": current["generation"] if current else None,
-        "snapshot": snapshot,
         "recipe": recipe.name,
         "recipe_hash": recipe.digest(),
-        "gates": gates.model_dump(mode="json"),
-        "comparisons": {name: asdict(part) if part else None for name, part in comparisons.items()},
-        "latency_ms": latency,
-        "slices": [asdict(row) for row in table],
+        "verdict": judged.ruling.verdict,
+        "reasons": judged.ruling.reasons,
+        "findings": [asdict(finding) for finding in judged.ruling.findings],
+        "gates": recipe.gates.model_dump(mode="json"),
+        "contender": {
+            **_who(sides.contender, facts[0]),
+            "version": version,
+            "run_url": tracking.run_url(settings, sides.contender.run_id),
+        },
+        "opponent": _who(sides.opponent, facts[1]),
+        "champion_version": current["champion_version"] if current else None,
+        "snapshot": snapshot,
+        "golden": _golden(store, given, run_key, data),
+        "ratios": [asdict(ratio) for ratio in compared],
+        "behaviour": [asdict(row) for row in behaved],
+        "seeds": _seed_rows(client, sides, facts[0], seeds),
+        **_numbers(judged),
     }
     with files.new_partition(judgement.folder_of(settings, run_key)) as draft:
-        _write(draft.folder, found, paired, table, data.classes, gates.confidence)
-        draft.meta = {"run_key": run_key, "verdict": ruling.verdict}
+        draft.meta = {"run_key": run_key, "verdict": judged.ruling.verdict, "snapshot_id": data.snapshot_id}
+        (draft.folder / judgement.FILE).write_text(json.dumps(found, indent=1, allow_nan=False))
+        photos = review.Photos(image_ids=given.image_ids, senders=given.senders, images=given.images)
+        review.write(draft.folder, found, paired, judged.slices, data.classes, photos)
+
+
+def _masks(data: SnapshotData, given: Exam) -> dict[tuple[str, str], Any]:
+    return slice_masks(
+        given.labels,
+        data.classes,
+        given.senders,
+        given.fresh,
+        numbers=given.numbers,
+        words=given.words,
+        new_senders=given.new_senders,
+    )
+
+
+def _seeds(recipe: Recipe, given: Exam, sides: Contest, several: list[Paired]) -> SeedSpread | None:
+    """What the contender's candidate gains over all its seeds, on the rows that decide; None for a single seed."""
+    mask = deciding_mask(_kind(sides), fresh=given.fresh, drifted=given.drifted, gates=recipe.gates)
+    if len(several) < 2 or not mask.any():
+        return None
+    rows = [paired.where(mask) for paired in several]
+    return compare_seeds(rows, confidence=recipe.gates.confidence, metric=recipe.gates.metric)
+
+
+def _kind(sides: Contest) -> OpponentKind:
+    return sides.opponent.kind  # type: ignore[return-value]
 
 
 def _objection(current: Mapping[str, Any] | None, text: str) -> Finding:
@@ -169,7 +196,10 @@ def _objection(current: Mapping[str, Any] | None, text: str) -> Finding:
     )
 
 
-def _who(side: contest.Side) -> dict[str, Any]:
+# ------------------------------------------------------------------------------------------- the evidence
+
+
+def _who(side: contest.Side, facts: Facts) -> dict[str, Any]:
     card = side.card
     return {
         "kind": side.kind,
@@ -179,34 +209,57 @@ def _who(side: contest.Side) -> dict[str, Any]:
         "model": card.get("kind"),
         "trained_on": card.get("snapshot_id"),
         "val": card.get("val"),
+        "facts": facts.as_json(),
     }
 
 
-def _rows_hash(data: SnapshotData) -> str:
-    """SHA-256 over the judged image ids, so that two judgements can be told to be on the same rows."""
-    ids = [image_id for name in contest.PARTS for image_id in data.split(name).image_ids]
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+def _snapshot(data: SnapshotData, uri: str, given: Exam) -> dict[str, Any]:
+    kept = ("as_of", "drift_from", "service", "service_hash", "partitions")
+    return {
+        "id": data.snapshot_id,
+        "uri": uri,
+        "counts": data.counts,
+        "test_rows_sha256": _hash(given.image_ids.tolist()),
+        **{name: data.meta.get(name) for name in kept},
+    }
 
 
-def _write(
-    folder: Path,
-    found: dict[str, Any],
-    paired: Paired,
-    table: list[SliceRow],
-    classes: Sequence[str],
-    confidence: float,
-) -> None:
-    (folder / judgement.FILE).write_text(json.dumps(found, indent=1, allow_nan=False))
-    with (folder / "slices.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [column.name for column in fields(SliceRow)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in table)
-    if len(paired.labels) == 0:
-        return
-    names = f"contender: {found['contender']['candidate']}", judgement.opponent_name(found["opponent"])
-    figures.draw_confusion(folder / "confusion.png", paired, classes, *names)
-    figures.draw_reliability(folder / "reliability.png", paired, *names)
-    figures.draw_slices(folder / "slices.png", table, confidence)
+def _hash(image_ids: Sequence[str]) -> str:
+    """SHA-256 over image ids in order, so that two judgements can be told to be on the same rows."""
+    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
+
+
+def _golden(store: Store, given: Exam, run_key: str, data: SnapshotData) -> dict[str, Any]:
+    """Which golden rows these are, and how often they were judged on."""
+    ids = sorted(given.image_ids[~given.fresh].tolist())
+    use = {
+        "golden_hash": _hash(ids),
+        "run_key": run_key,
+        "rows": len(ids),
+        "as_of": datetime.fromisoformat(data.meta["as_of"]),
+        "created_at": datetime.now(UTC),
+    }
+    return {"hash": use["golden_hash"], "rows": len(ids), "uses": store.use_golden(use)}
+
+
+def _seed_rows(client: MlflowClient, sides: Contest, own: Facts, spread: SeedSpread | None) -> dict[str, Any] | None:
+    if spread is None:
+        return None
+    others = [facts_of(client, side.run_id, side.card) for side in sides.siblings]
+    pairs = zip((sides.contender, *sides.siblings), (own, *others), spread.gains, strict=True)
+    return {
+        "runs": [{"run_id": side.run_id, "seed": facts.seed, "gain": gain} for side, facts, gain in pairs],
+        "gain": spread.gain,
+        "low": spread.low,
+        "high": spread.high,
+    }
+
+
+def _numbers(judged: Judged) -> dict[str, Any]:
+    return {
+        "comparisons": {name: asdict(found) if found else None for name, found in judged.comparisons.items()},
+        "slices": [asdict(row) for row in judged.slices],
+    }
 
 
 # -------------------------------------------------------------------------------------------------- results
@@ -235,7 +288,7 @@ def _publish(settings: Settings, client: MlflowClient, folder: str, found: dict[
         "classy.evidence_uri": files.join(folder, judgement.FILE),
     }
     tags = {**_tags(found["run_key"], found["snapshot"], found["recipe"]), **about}
-    registry.describe(client, settings, version, judgement.markdown(found), tags)
+    registry.describe(client, settings, version, review.markdown(found, settings), tags)
 
 
 def _decision(settings: Settings, found: dict[str, Any], uri: str, sha256: str) -> dict[str, Any]:

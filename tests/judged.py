@@ -154,6 +154,9 @@ def _snapshot(
         "shard_uri": [shard_uri] * rows,
         "row": np.arange(rows),
         "context": pa.array(rng.random((rows, len(CONTEXT))).tolist(), pa.list_(pa.float32())),
+        "defaulted": rng.random(rows) < 0.2,
+        "pixels": rng.integers(100, 1000, rows) * 1000,
+        "attributes": [json.dumps({"phone": phone}) for phone in rng.choice(["old", "new"], rows)],
         **{name: rng.random(rows) for name in STATS},
     }
     uri = files.join(settings.data_root, "snapshots", "made-up")

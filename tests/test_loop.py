@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
+from monitoring.stores import open_store
 from pipelines.errors import ClassyError
 from pipelines.loop import story_days
 from pipelines.models.evidence import end_of
@@ -66,18 +68,37 @@ def test_status_and_history_tell_what_served_and_why(told: tuple[Settings, Summa
     assert str(summary.retrained_on) in now["run_key"]
 
 
-def test_no_row_that_judged_was_trained_on(told: tuple[Settings, Summary, list[str]]) -> None:
-    import pyarrow.parquet as pq
+def photos_of(settings: Settings, snapshot_id: str, splits: set[str]) -> pd.DataFrame:
+    """Rows of a snapshot with the SHA-256 of each photo's bytes, as they were gathered."""
+    rows = pd.read_parquet(Path(settings.data_root, "snapshots", snapshot_id, "rows.parquet"))
+    index = pd.concat([pd.read_parquet(f"{uri}/index.parquet")[["image_id", "sha256"]] for uri in set(rows.shard_uri)])
+    return rows[rows["split"].isin(splits)].merge(index, on="image_id", validate="one_to_one")
 
+
+def test_neither_model_was_trained_on_a_row_that_judged_it(told: tuple[Settings, Summary, list[str]]) -> None:
     settings, _, _ = told
-    for snapshot in Path(settings.data_root, "snapshots").iterdir():
-        rows = pq.read_table(snapshot / "rows.parquet").to_pandas()
-        trained = rows[rows["split"].isin(["train", "val"])]
-        judged = rows[rows["split"].isin(["golden", "fresh"])]
-        assert len(trained)
-        assert len(judged)
-        for column in ("image_id", "group_id", "source_id"):
-            assert not set(trained[column]) & set(judged[column]), column
+    judgements = [of_decision(row) for row in open_store(settings.database_url).decisions("judge")]
+    assert {found["opponent"]["kind"] for found in judgements} == {"baseline", "champion"}
+    for found in judgements:
+        judged = photos_of(settings, found["snapshot"]["id"], {"golden", "fresh"})
+        assert len(judged) == found["comparisons"]["pooled"]["rows"]
+        for side in ("contender", "opponent"):
+            trained = photos_of(settings, found[side]["trained_on"], {"train", "val"})
+            assert len(trained)
+            for column in ("sha256", "image_id", "group_id", "source_id"):
+                assert not set(trained[column]) & set(judged[column]), (found["run_key"], side, column)
+
+
+def test_after_a_drift_the_rows_since_it_began_decide(told: tuple[Settings, Summary, list[str]]) -> None:
+    settings, summary, _ = told
+    first, second = [of_decision(row) for row in open_store(settings.database_url).decisions("judge")]
+    assert (first["snapshot"]["drift_from"], first["comparisons"]["drifted"]) == (None, None)
+    assert second["snapshot"]["drift_from"] == str(summary.drift_from)
+    drifted = second["comparisons"]["drifted"]
+    assert 0 < drifted["rows"] <= second["comparisons"]["fresh"]["rows"]
+    assert any(finding["gate"] == "better" and "drift" in finding["sentence"] for finding in second["findings"])
+    assert (first["golden"]["uses"], second["golden"]["uses"]) == (1, 2)
+    assert first["golden"]["hash"] == second["golden"]["hash"]
 
 
 def test_a_folder_that_the_story_did_not_make_is_left_alone(settings: Settings, recipe: Recipe) -> None:

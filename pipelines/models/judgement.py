@@ -64,14 +64,14 @@ def flat_metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
         for name in ("accuracy", "macro_f1", "log_loss", "ece"):
             found[f"{part}_{name}"] = comparison["contender"][name]
             found[f"{part}_opponent_{name}"] = comparison["opponent"][name]
+            prefix = f"{part}_difference" if name == "accuracy" else f"{part}_{name}_gain"
+            difference = comparison["differences"][name]
+            found |= {prefix: difference["gain"], f"{prefix}_low": difference["low"], f"{prefix}_high": difference["high"]}
         found[f"{part}_rows"] = comparison["rows"]
-        found[f"{part}_difference"] = comparison["difference"]
-        found[f"{part}_difference_low"] = comparison["low"]
-        found[f"{part}_difference_high"] = comparison["high"]
         found[f"{part}_p_value"] = comparison["p_value"]
-    for name, milliseconds in evidence["latency_ms"].items():
-        if milliseconds is not None:
-            found[f"latency_ms_{name}"] = milliseconds
+    for ratio in evidence["ratios"]:
+        name = "latency_ms" if ratio["gate"] == "latency" else ratio["gate"]
+        found |= {f"{name}_contender": ratio["contender"], f"{name}_opponent": ratio["opponent"]}
     return found
 
 
