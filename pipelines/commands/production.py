@@ -1,14 +1,22 @@
-"""`classy status`, `history`: what is and was in production, and why."""
+"""`classy status`, `history`, `explain`, `prune`: what is and was in production and why, and what nothing needs."""
 
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from pipelines.commands.shared import JsonOption, as_time, show
+from pipelines.commands.shared import JsonOption, RecipeOption, as_time, door, show
 from pipelines.settings import load_settings
 
 app = typer.Typer()
 LOOK = "What is and was in production"
+
+
+class Clock(StrEnum):
+    data = "data"
+    wall = "wall"
 
 
 @app.command(rich_help_panel=LOOK)
@@ -21,16 +29,87 @@ def status(json_: JsonOption = False) -> None:
 
 @app.command(rich_help_panel=LOOK)
 def history(
-    at: Annotated[str, typer.Option(help="Only what served at that time (UTC).")] = "", json_: JsonOption = False
+    at: Annotated[str, typer.Option(help="Only what served at that time (UTC).")] = "",
+    clock: Annotated[Clock, typer.Option(help="Whether --at is a time of the data or of the wall clock.")] = Clock.data,
+    json_: JsonOption = False,
 ) -> None:
-    """What served when, and why."""
+    """What served when, on which evidence, and why."""
+    from pipelines.commands.trees import history_table
     from pipelines.status import history as find
 
-    rows = find(load_settings(), at=as_time(at, "--at") if at else None)
-    if not json_:
-        rows = [{**row, "since": row["from_data_time"][:16], "reason": _first_sentence(row["reason"])} for row in rows]
-    show(rows, json_, columns=("generation", "version", "kind", "since", "by", "reason"))
+    lines = find(load_settings(), at=as_time(at, "--at") if at else None, clock=clock.value)
+    if json_:
+        show(lines, True)
+        return
+    console = Console()
+    if not lines:
+        console.print("Nothing was in production then." if at else "Nothing was in production yet.")
+        return
+    console.print(history_table(lines))
+    if at:
+        console.print(f"evidence: {lines[0]['evidence_uri'] or 'none recorded'}", soft_wrap=True, highlight=False)
 
 
-def _first_sentence(text: str) -> str:
-    return text.split(". ")[0].rstrip(".") + "."
+@app.command(rich_help_panel=LOOK)
+def explain(
+    generation: Annotated[int | None, typer.Argument(help="Default: the current one.")] = None,
+    prediction: Annotated[str, typer.Option(help="Begin at this prediction_id instead.")] = "",
+    quick: Annotated[
+        bool, typer.Option(help="Look whether things are there; do not read and hash every file.")
+    ] = False,
+    openlineage: Annotated[bool, typer.Option(help="The same as OpenLineage events, one JSON a line.")] = False,
+    send: Annotated[
+        bool, typer.Option(help="Send those events: OPENLINEAGE_URL or openlineage.yml says where.")
+    ] = False,
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Why this model serves: prediction, version, run, snapshot, partitions, features, commit, evidence."""
+    from pipelines import explain as chain
+
+    settings, loaded = door(recipe)
+    if openlineage or send:
+        from pipelines import lineage
+
+        if prediction:
+            raise typer.BadParameter("events are a generation's: name it instead of --prediction")
+        if send:
+            show(lineage.send(settings, loaded, generation=generation), json_)
+        if openlineage:
+            typer.echo(lineage.as_lines(lineage.events(settings, loaded, generation=generation)), nl=False)
+        return
+    found = chain.run(settings, loaded, generation=generation, prediction=prediction or None, quick=quick)
+    if json_:
+        show(found, True)
+        return
+    from pipelines.commands.trees import chain_tree
+
+    Console(highlight=False).print(chain_tree(found))
+
+
+@app.command(rich_help_panel=LOOK)
+def prune(
+    older_than: Annotated[int, typer.Option(help="Days; younger things stay whatever refers to them.")] = 30,
+    what: Annotated[str, typer.Option(help="Some of versions,checkpoints,caches,snapshots.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is deleted.")] = False,
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Delete old snapshots, checkpoints, model versions and caches that nothing refers to; a dry run without --yes.
+
+    Never: what a generation names, the golden rows, a verdict that could still be promoted, a training under way.
+    Days, shards, evidence and the ledger are not touched. A version goes for good; its run is deleted as MLflow
+    deletes: it can be restored until `mlflow gc`, which frees its artifacts.
+    """
+    from pipelines import prune as attic
+
+    settings, loaded = door(recipe)
+    kinds = tuple(kind.strip() for kind in what.split(",")) if what else attic.KINDS
+    found = attic.run(settings, loaded, now=datetime.now(UTC), older_than_days=older_than, what=kinds, delete=yes)
+    if json_:
+        show(found, True)
+        return
+    from pipelines.commands.trees import prune_table
+
+    console = Console(highlight=False)
+    console.print(prune_table(found))
