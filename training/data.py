@@ -107,34 +107,13 @@ class SnapshotData:
             ShardError: the snapshot has no such column.
             ValueError: there is no such split.
         """
-        cells = self._cells(name).filter(self._is_in(split))
-        return _strings(cells) if pa.types.is_string(cells.type) else cells.to_numpy()
-
-    def attribute_names(self) -> tuple[str, ...]:
-        """The names of all attributes that any row has, sorted.
-
-        Raises:
-            ShardError: as `column`.
-        """
-        different = self._cells("attributes").unique().to_pylist()
-        return tuple(sorted({name for text in different for name in json.loads(text)}))
-
-    def attribute(self, name: str, split: str) -> NDArray[np.str_]:
-        """What the source said of each photo of a split under `name`, in the order of `split`; empty where nothing.
-
-        Raises:
-            ShardError, ValueError: as `column`.
-        """
-        cells = self._cells("attributes").filter(self._is_in(split))
-        return np.asarray([json.loads(text).get(name, "") for text in cells.to_pylist()], dtype=np.str_)
-
-    def _cells(self, name: str) -> pa.ChunkedArray:
         if name not in self.table.column_names:
             raise ShardError(
                 f"snapshot {self.snapshot_id}: its rows have no column {name!r}, only "
                 f"{', '.join(self.table.column_names)}; make it again with `classy snapshot`"
             )
-        return self.table[name]
+        cells = self.table[name].filter(self._is_in(split))
+        return _strings(cells) if pa.types.is_string(cells.type) else cells.to_numpy()
 
     def _is_in(self, split: str) -> pa.ChunkedArray:
         if split not in SPLITS:

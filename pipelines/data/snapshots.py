@@ -110,8 +110,8 @@ def _photos(uris: Iterable[str]) -> pd.DataFrame:
         index = read_index(uri)
         if missing := [name for name in columns if name not in index.column_names]:
             raise ClassyError(
-                f"{uri}: its index has no {', '.join(missing)}: an older Classy made it; run `classy prepare` again for "
-                "each day"
+                f"{uri}: its index has no {', '.join(missing)}: an older Classy made it; run `classy prepare` again "
+                "for each day"
             )
         table = index.select(columns).cast(schema)
         tables.append(table.append_column("shard_uri", pa.repeat(pa.scalar(uri), table.num_rows)))
