@@ -56,22 +56,34 @@ def of_decision(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat_metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers as one flat dict, such as `fresh_accuracy`, `fresh_opponent_accuracy`, `golden_difference_low`."""
+    """The numbers as one flat dict, such as `fresh_accuracy`, `fresh_opponent_accuracy`, `golden_difference_low`.
+
+    `PART_difference` is the gain of accuracy, `PART_METRIC_gain` that of the others; a gain above 0 is for the
+    contender in each of them.
+    """
     found: dict[str, float] = {}
     for part, comparison in evidence["comparisons"].items():
-        if comparison is None:
-            continue
-        for name in ("accuracy", "macro_f1", "log_loss", "ece"):
-            found[f"{part}_{name}"] = comparison["contender"][name]
-            found[f"{part}_opponent_{name}"] = comparison["opponent"][name]
-            prefix = f"{part}_difference" if name == "accuracy" else f"{part}_{name}_gain"
-            difference = comparison["differences"][name]
-            found |= {prefix: difference["gain"], f"{prefix}_low": difference["low"], f"{prefix}_high": difference["high"]}
-        found[f"{part}_rows"] = comparison["rows"]
-        found[f"{part}_p_value"] = comparison["p_value"]
+        if comparison is not None:
+            found |= _of_part(part, comparison)
     for ratio in evidence["ratios"]:
         name = "latency_ms" if ratio["gate"] == "latency" else ratio["gate"]
-        found |= {f"{name}_contender": ratio["contender"], f"{name}_opponent": ratio["opponent"]}
+        found[f"{name}_contender"] = ratio["contender"]
+        found[f"{name}_opponent"] = ratio["opponent"]
+        found[f"{ratio['gate']}_factor_high"] = ratio["high"]
+    for row in evidence["behaviour"]:
+        found[f"behaviour_{row['test']}"] = row["contender"]
+    if evidence["seeds"]:
+        found |= {f"seeds_{name}": evidence["seeds"][name] for name in ("gain", "low", "high")}
+    return found
+
+
+def _of_part(part: str, comparison: Mapping[str, Any]) -> dict[str, float]:
+    found = {f"{part}_rows": comparison["rows"], f"{part}_p_value": comparison["p_value"]}
+    for name, difference in comparison["differences"].items():
+        found[f"{part}_{name}"] = comparison["contender"][name]
+        found[f"{part}_opponent_{name}"] = comparison["opponent"][name]
+        gain = f"{part}_difference" if name == "accuracy" else f"{part}_{name}_gain"
+        found |= {gain: difference["gain"], f"{gain}_low": difference["low"], f"{gain}_high": difference["high"]}
     return found
 
 
@@ -82,55 +94,3 @@ def opponent_name(opponent: Mapping[str, Any]) -> str:
     if opponent["kind"] == "champion":
         return f"champion (version {opponent['version']})"
     return "baseline" if opponent["candidate"] == "baseline" else f"baseline ({opponent['candidate']})"
-
-
-def markdown(evidence: Mapping[str, Any]) -> str:
-    """The page of a model version: all that a reviewer needs to decide."""
-    contender, opponent = evidence["contender"], opponent_name(evidence["opponent"])
-    snapshot = evidence["snapshot"]
-    lines = [
-        f"## {evidence['verdict']}: {contender['candidate']} against {opponent}",
-        "",
-        *(f"- {reason}" for reason in evidence["reasons"]),
-        "",
-        *_table(evidence, opponent),
-        "",
-        *_slices(evidence),
-        f"**Data**: snapshot `{snapshot['id']}` as of {snapshot['as_of']}, "
-        + ", ".join(f"{count:,} {name}" for name, count in snapshot["counts"].items())
-        + f" rows; recipe {evidence['recipe']} (`{evidence['recipe_hash']}`).",
-        "",
-        f"**Run**: {contender['run_url']} (pictures, slices and evidence.json under `judge/`), "
-        f"run key `{evidence['run_key']}`.",
-    ]
-    return "\n".join(lines)
-
-
-def _table(evidence: Mapping[str, Any], opponent: str) -> list[str]:
-    lines = [f"| rows | metric | contender | {opponent} | difference |", "|---|---|---:|---:|---:|"]
-    for part, found in evidence["comparisons"].items():
-        if found is None:
-            continue
-        for name, words in (
-            ("accuracy", "accuracy"),
-            ("macro_f1", "macro-F1"),
-            ("log_loss", "log loss"),
-            ("ece", "ECE"),
-        ):
-            ours, theirs = found["contender"][name], found["opponent"][name]
-            sure = f" ({found['low']:+.3f} to {found['high']:+.3f})" if name == "accuracy" else ""
-            where = f"{part} ({found['rows']})" if name == "accuracy" else ""
-            lines.append(f"| {where} | {words} | {ours:.3f} | {theirs:.3f} | {ours - theirs:+.3f}{sure} |")
-    latency = evidence["latency_ms"]
-    if latency["contender"] is not None:
-        other = f"{latency['opponent']:.2f}" if latency["opponent"] is not None else "–"
-        lines.append(f"| one photo | median ms | {latency['contender']:.2f} | {other} | |")
-    return lines
-
-
-def _slices(evidence: Mapping[str, Any]) -> list[str]:
-    won = [f"{row['column']} {row['value']} ({row['difference']:+.3f})" for row in evidence["slices"] if row["low"] > 0]
-    lost = [
-        f"{row['column']} {row['value']} ({row['difference']:+.3f})" for row in evidence["slices"] if row["high"] < 0
-    ]
-    return [f"**Slices won**: {', '.join(won) or 'none'}. **Lost**: {', '.join(lost) or 'none'}.", ""]
