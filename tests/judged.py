@@ -46,6 +46,12 @@ class Plan:
     fresh: float
     kind: str = "resnet"
     val_log_loss: float = 0.5
+    old_phones: float | None = None
+    """How right it is on photos of old phones, golden and fresh alike, if that is another matter."""
+    bytes: int = 1000
+    """Size of its package, as its run says."""
+    seconds: float = 10.0
+    """What its training took, as its run says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +84,15 @@ def make_case(
     golden: int = 400,
     fresh: int = 120,
     senders: int = 24,
+    drift_from: str | None = None,
     card: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Case:
     """Rows and models. `card` changes single fields of a candidate's card, by candidate."""
     ready_mlflow(settings)
     columns = {name: position for position, name in enumerate(plans)}
-    uri = _snapshot(settings, recipe, plans, columns, golden=golden, fresh=fresh, senders=senders)
+    uri = _snapshot(
+        settings, recipe, plans, columns, golden=golden, fresh=fresh, senders=senders, drift_from=drift_from
+    )
     runs = {
         name: log_model(settings, recipe, name, plan, columns[name], **(card or {}).get(name, {}))
         for name, plan in plans.items()
@@ -126,17 +135,23 @@ def _snapshot(
     golden: int,
     fresh: int,
     senders: int,
+    drift_from: str | None,
 ) -> str:
-    rng = np.random.default_rng(11)
+    rng, phones_rng = np.random.default_rng(11), np.random.default_rng(12)
     counts = {"train": 30, "val": 10, "golden": golden, "fresh": fresh}
     split = np.repeat(list(counts), list(counts.values()))
     classes, rows = recipe.taxonomy.classes, len(split)
     labels = rng.integers(0, len(classes), rows)
+    phones = phones_rng.choice(["old", "new", "newest"], rows, p=[0.2, 0.4, 0.4])
     images = rng.integers(0, 255, (rows, recipe.image.size, recipe.image.size, 3), dtype=np.uint8)
     for name, plan in plans.items():
         for part in ("golden", "fresh"):
             where = np.flatnonzero(split == part)
             wrong = rng.permutation(where)[: round(len(where) * (1 - getattr(plan, part)))]
+            if plan.old_phones is not None:
+                old = where[phones[where] == "old"]
+                unlucky = phones_rng.permutation(old)[: round(len(old) * (1 - plan.old_phones))]
+                wrong = np.concatenate([np.setdiff1d(wrong, old), unlucky])
             said = labels.copy()
             said[wrong] = (said[wrong] + 1) % len(classes)
             images[where, 0, columns[name], 0] = said[where]
@@ -156,7 +171,7 @@ def _snapshot(
         "context": pa.array(rng.random((rows, len(CONTEXT))).tolist(), pa.list_(pa.float32())),
         "defaulted": rng.random(rows) < 0.2,
         "pixels": rng.integers(100, 1000, rows) * 1000,
-        "attributes": [json.dumps({"phone": phone}) for phone in rng.choice(["old", "new"], rows)],
+        "attributes": [json.dumps({"phone": phone}) for phone in phones],
         **{name: rng.random(rows) for name in STATS},
     }
     uri = files.join(settings.data_root, "snapshots", "made-up")
@@ -165,6 +180,7 @@ def _snapshot(
         draft.meta = {
             "snapshot_id": "made-up",
             "as_of": AS_OF.isoformat(),
+            "drift_from": drift_from,
             "classes": list(classes),
             "counts": counts,
             "partitions": [shard_uri],
@@ -260,6 +276,8 @@ def log_model(
     client.log_model_artifacts(logged.model_id, str(settings.home / "made" / run_id))
     client.finalize_logged_model(logged.model_id, "READY")
     tracking.keep_package(settings, folder, sha256)
+    client.log_metric(run_id, "package_bytes", plan.bytes)
+    client.log_metric(run_id, "train_seconds", plan.seconds)
     client.set_tag(run_id, tracking.PACKAGE_SHA256, sha256)
     client.set_tag(run_id, tracking.MODEL_URI, f"models:/{logged.model_id}")
     client.set_terminated(run_id)

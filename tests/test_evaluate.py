@@ -1,6 +1,8 @@
 """The judge: who is compared, what is kept, and that what is kept is what was found."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -10,6 +12,7 @@ from monitoring.stores import Store, open_store
 from pipelines import files, promote
 from pipelines.errors import ClassyError
 from pipelines.models import tracking
+from pipelines.models.facts import Facts
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.runtime import ModelError
@@ -61,8 +64,8 @@ def test_everything_a_reviewer_needs_is_on_the_run_and_on_the_version(case: Case
     assert {f"judge/{name}" for name in wanted} <= kept
     assert client.get_run(found.run_id).data.metrics["judge_golden_accuracy"] == pytest.approx(0.90)
     version = client.get_model_version(case.settings.model_name, found.version)
-    assert version.description.startswith("## PROMOTE: good against baseline")
-    assert "| golden (400) | accuracy | 0.900 | 0.700 | +0.200" in version.description
+    assert version.description.startswith(f"## PROMOTE: version {found.version} (good)")
+    assert re.search(r"golden.*accuracy.*0\.900.*0\.700.*\+0\.200", version.description)
     assert version.tags["classy.verdict"] == "PROMOTE"
     assert version.tags["classy.snapshot_id"] == "made-up"
     assert (version.run_id, aliases(case.settings)) == (found.run_id, {"contender": found.version})
@@ -77,7 +80,9 @@ def test_the_evidence_says_which_slices_were_won(case: Case) -> None:
     slices = {
         (row["column"], row["value"]): row for row in evidence(case.evaluate("good", "baseline").evidence_uri)["slices"]
     }
-    assert {column for column, _ in slices} == {"rows", "class", "sender", "brightness"}
+    assert {column for column, _ in slices} == {
+        "rows", "class", "sender", "senders", "brightness", "resolution",
+    }  # fmt: skip
     assert slices["rows", "golden"]["difference"] == pytest.approx(0.2)
     assert sum(row["rows"] for key, row in slices.items() if key[0] == "class") == 520
 
@@ -151,6 +156,7 @@ def test_a_lone_baseline_is_judged_against_guessing(case: Case) -> None:
         "model": None,
         "trained_on": None,
         "val": None,
+        "facts": Facts().as_json(),
     }
     assert "latency_ms_opponent" not in found.metrics
 
@@ -198,3 +204,125 @@ def test_a_package_that_was_changed_is_not_judged(case: Case) -> None:
 def test_bad_arguments_are_named(case: Case, names: tuple[str, ...], run_key: str, words: str) -> None:
     with pytest.raises(ClassyError, match=words):
         case.evaluate(*names, run_key=run_key)
+
+
+# --------------------------------------------------------------------------------------- what holds it back
+
+CLOSE = Plan(golden=0.9, fresh=0.9)
+
+
+def test_a_slice_that_is_lost_holds_back_a_contender_that_is_better_on_the_whole(
+    settings: Settings, recipe: Recipe
+) -> None:
+    plans = {"good": Plan(golden=0.7, fresh=0.6), "better": Plan(golden=0.99, fresh=0.99, old_phones=0.3)}
+    case = make_case(settings, recipe, plans, golden=600, fresh=300, senders=60)
+    case.evaluate("good")
+    promote.run(settings, recipe, run_key="key-1")
+    unaware = case.evaluate("better", run_key="key-2")
+    assert unaware.verdict == "PROMOTE", unaware.reasons
+    found = case.gated(slice_columns=("phone",), slice_margin=0.1).evaluate("better", run_key="key-3")
+    assert found.verdict == "HOLD"
+    assert "phone" in found.reasons[0]
+    assert "old" in found.reasons[0]
+    rows = {(row["column"], row["value"]): row for row in evidence(found.evidence_uri)["slices"]}
+    assert rows["phone", "old"]["p_harm_holm"] < 0.01
+    assert case.gated(slice_columns=("phone",), slices=False).evaluate("better", run_key="key-4").verdict == "PROMOTE"
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(case: Case) -> None:
+    with pytest.raises(ClassyError, match=r"gates.slice_columns: telephone: .*it has brightness, .*one, two.*phone"):
+        case.gated(slice_columns=("telephone", "contrast")).evaluate("good")
+    assert open_store(case.settings.database_url).decisions() == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "gate", "words"),
+    [
+        ({"bytes": 9000}, {"size_factor": 3.0}, "gates.size_factor"),
+        ({"seconds": 500.0}, {"cost_factor": 10.0}, "gates.cost_factor"),
+    ],
+)
+def test_a_contender_that_costs_too_much_is_held(
+    settings: Settings, recipe: Recipe, changed: dict, gate: dict, words: str
+) -> None:
+    plans = {"good": GOOD, "better": replace(BETTER, **changed)}
+    case = make_case(settings, recipe, plans)
+    case.evaluate("good")
+    promote.run(settings, recipe, run_key="key-1")
+    found = case.gated(**gate).evaluate("better", run_key="key-2")
+    assert found.verdict == "HOLD"
+    assert words in found.reasons[0]
+    generous = dict.fromkeys(gate, 100.0)
+    assert case.gated(**generous).evaluate("better", run_key="key-3").verdict == "PROMOTE"
+
+
+def test_a_baseline_is_no_measure_of_what_a_network_may_cost(settings: Settings, recipe: Recipe) -> None:
+    plans = {"baseline": replace(BASELINE, bytes=10, seconds=0.01), "good": Plan(golden=0.9, fresh=0.95)}
+    case = make_case(settings, recipe, plans)
+    assert case.evaluate("baseline").verdict == "PROMOTE"
+    promote.run(settings, recipe, run_key="key-1")
+    found = case.gated(size_factor=3.0, cost_factor=3.0).evaluate("good", run_key="key-2")
+    assert found.verdict == "PROMOTE"
+    assert found.metrics["size_contender"] / found.metrics["size_opponent"] == 100
+
+
+def test_not_worse_is_enough_where_the_recipe_says_so(championed: Case) -> None:
+    assert championed.evaluate("good", run_key="key-2").verdict == "HOLD"
+    assert championed.gated(require="not_worse", margin=0.2).evaluate("good", run_key="key-3").verdict == "PROMOTE"
+
+
+# ----------------------------------------------------------------------------------- seeds, drift, golden
+
+
+def test_the_middle_seed_is_judged_and_a_lucky_one_is_not_promoted(settings: Settings, recipe: Recipe) -> None:
+    plans = {
+        "old": Plan(golden=0.9, fresh=0.8),
+        "new": Plan(golden=0.9, fresh=0.72, val_log_loss=0.30),
+        "new-seed2": Plan(golden=0.9, fresh=0.97, val_log_loss=0.31),  # the middle one by validation, lucky on the test
+        "new-seed3": Plan(golden=0.9, fresh=0.72, val_log_loss=0.32),
+    }
+    case = make_case(settings, recipe, plans, fresh=200).gated(margin=0.1, f1_margin=0.1)
+    case.evaluate("old")
+    promote.run(settings, recipe, run_key="key-1")
+    found = case.evaluate("new", "new-seed2", "new-seed3", run_key="key-2")
+    assert (found.run_id, found.verdict) == (case.runs["new-seed2"], "HOLD")
+    assert "seed" in found.reasons[0]
+    seeds = evidence(found.evidence_uri)["seeds"]
+    assert [run["run_id"] for run in seeds["runs"]] == [case.runs[name] for name in ("new-seed2", "new", "new-seed3")]
+    assert [run["gain"] for run in seeds["runs"]] == pytest.approx([0.17, -0.08, -0.08])
+    assert seeds["gain"] == pytest.approx(0.01 / 3)
+    alone = case.evaluate("new-seed2", run_key="key-3")
+    assert alone.verdict == "PROMOTE", alone.reasons
+
+
+def test_seeds_that_all_gain_are_promoted(settings: Settings, recipe: Recipe) -> None:
+    plans = {"old": Plan(golden=0.9, fresh=0.6)} | {
+        name: Plan(golden=0.9, fresh=0.9 + shift, val_log_loss=0.3 + shift)
+        for name, shift in {"new": 0.0, "new-seed2": 0.02}.items()
+    }
+    case = make_case(settings, recipe, plans).gated(margin=0.1, f1_margin=0.1)
+    case.evaluate("old")
+    promote.run(settings, recipe, run_key="key-1")
+    found = case.evaluate("new", "new-seed2", run_key="key-2")
+    assert (found.verdict, found.run_id) == ("PROMOTE", case.runs["new-seed2"]), "of two the one that validated worse"
+
+
+def test_after_a_drift_only_rows_since_it_began_decide(settings: Settings, recipe: Recipe) -> None:
+    plans = {"good": GOOD, "better": BETTER}
+    case = make_case(settings, recipe, plans, fresh=200, drift_from="2026-03-04T23:00")
+    case.evaluate("good")
+    promote.run(settings, recipe, run_key="key-1")
+    found = case.evaluate("better", run_key="key-2")
+    told = evidence(found.evidence_uri)
+    assert (told["comparisons"]["fresh"]["rows"], told["comparisons"]["drifted"]["rows"]) == (200, 60)
+    assert (found.verdict, told["snapshot"]["drift_from"]) == ("PROMOTE", "2026-03-04T23:00")
+    assert any("60 rows" in reason and "since the drift began" in reason for reason in found.reasons)
+
+
+def test_every_use_of_the_golden_rows_is_counted_once(championed: Case) -> None:
+    uses = []
+    for run_key in ("key-2", "key-3", "key-2"):
+        uses.append(evidence(championed.evaluate("good", run_key=run_key).evidence_uri)["golden"])
+    assert [use["uses"] for use in uses] == [2, 3, 2]
+    assert {use["rows"] for use in uses} == {400}
+    assert len({use["hash"] for use in uses}) == 1
