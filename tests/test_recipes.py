@@ -41,12 +41,15 @@ def test_the_starter_s_alternatives_are_right_as_well() -> None:
         lines = [line.removeprefix("# ") for line in body.splitlines()]
         source = tomllib.loads("\n".join(lines))["source"]
         assert Recipe.model_validate({**given, "source": source}).source.kind == source["kind"]
-    optional = [line[2:] for line in text.splitlines() if line.startswith(("# aliases", "# sender_pattern"))]
-    assert len(optional) == 2
+    names = ("aliases", "sender_pattern", "seeds", "price_per_hour", "slice_columns", "require")
+    optional = [line[2:] for line in text.splitlines() if line.startswith(tuple(f"# {name}" for name in names))]
+    assert len(optional) == len(names)
     edited = text
     for line in optional:
         edited = edited.replace(f"# {line}", line)
-    assert Recipe.model_validate(tomllib.loads(edited)).taxonomy.aliases["kitten"] == "cat"
+    recipe = Recipe.model_validate(tomllib.loads(edited))
+    assert recipe.taxonomy.aliases["kitten"] == "cat"
+    assert (recipe.gates.require, recipe.fits[-1]) == ("not_worse", "resnet-seed3")
 
 
 def test_digits_drifts_on_its_eleventh_day(settings: Settings) -> None:
