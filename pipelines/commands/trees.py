@@ -38,8 +38,9 @@ def _grounds(line: Mapping[str, Any]) -> str:
     if line["verdict"]:
         against = f" against {line['judged_against']}" if line["judged_against"] else ""
         parts.append(f"[bold]{line['verdict']}[/]{escape(against)}")
-    for name, found in line["accuracy"].items():
-        parts.append(f"{name} {_accuracy(found)}")
+    for name in ("golden", "fresh", "drifted"):
+        if name in line["accuracy"]:
+            parts.append(f"{name} {_accuracy(line['accuracy'][name])}")
     if line["evidence_problem"]:
         parts.append(f"[bold red]{escape(line['evidence_problem'])}[/]")
     parts.append(f"[dim]{escape(_first_sentence(line['reason']))}[/]")
@@ -82,15 +83,16 @@ def chain_tree(found: Mapping[str, Any]) -> Tree:
 
 
 def _link(parent: Tree, part: Mapping[str, Any], title: str, *facts: str | None) -> Tree:
-    """A branch with the link's state in front, and what is to be said of it."""
-    state = part["state"]
-    mark = "verified" if part["verified"] else state
-    head = f"[{STYLES[state]}]{mark}[/] [bold]{escape(title)}[/]"
+    """A branch with the link's state at its end, and under it what is to be said of it."""
     told = ", ".join(escape(fact) for fact in facts if fact)
-    branch = parent.add(f"{head} {told}".rstrip())
+    branch = parent.add(f"[bold]{escape(title)}[/]{f' {told}' if told else ''}: {_mark(part)}")
     if part["says"]:
-        branch.add(f"[{STYLES[state]}]{escape(part['says'])}")
+        branch.add(f"[{STYLES[part['state']]}]{escape(part['says'])}")
     return branch
+
+
+def _mark(part: Mapping[str, Any]) -> str:
+    return f"[{STYLES[part['state']]}]{'verified' if part['verified'] else part['state']}[/]"
 
 
 def _time(text: str | None) -> str:
@@ -130,19 +132,20 @@ def _aliases(version: Mapping[str, Any]) -> str | None:
 def _verdict(parent: Tree, found: Mapping[str, Any]) -> None:
     judged = found["judged"]
     against = f"against {judged['against']}" if judged["against"] else None
-    branch = _link(parent, judged, f"judged {judged['verdict'] or '–'}", against, _time(judged["at"]))
+    branch = _link(parent, judged, f"verdict {judged['verdict'] or '–'}", against, _time(judged["at"]))
     for reason in judged["reasons"]:
-        branch.add(escape(reason))
+        if reason not in found["reason"]:  # which is above
+            branch.add(escape(reason))
     if judged["uri"]:
         branch.add(f"[dim]{escape(judged['uri'])} ({_short(judged['sha256'])})")
     approved = found["approved"]
     branch.add(
         f"{approved['action'].lower()} by {escape(approved['by'])}, {_time(approved['at'])}"
         if approved
-        else "no approval"
+        else "nobody approved it"
     )
     if found["asked"]:
-        _link(branch, found["asked"], f"asked for by {found['asked']['decision']}:", found["asked"]["reason"])
+        _link(branch, found["asked"], f"asked for by {found['asked']['decision']}", found["asked"]["reason"])
 
 
 def _run(parent: Tree, run: Mapping[str, Any]) -> Tree:
@@ -189,9 +192,7 @@ def _snapshot(parent: Tree, found: Mapping[str, Any]) -> None:
 def _day(day: Mapping[str, Any]) -> Tree:
     parts = []
     for name in ("shard", "clean", "raw"):
-        part = day[name]
-        mark = "verified" if part["verified"] else part["state"]
-        parts.append(f"{name} {_short(part['hash'])} [{STYLES[part['state']]}]{mark}[/]")
+        parts.append(f"{name} {_short(day[name]['hash'])[:8]} {_mark(day[name])}")
     rows = day["shard"]["rows"]
     tree = Tree(f"[bold]{day['day']}[/] {'–' if rows is None else f'{rows:,}'} rows: " + " ← ".join(parts))
     for name in ("shard", "clean", "raw"):

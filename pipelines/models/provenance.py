@@ -75,8 +75,9 @@ def _training(settings: Settings, found: Mapping[str, Any]) -> list[Step]:
     weights = _held(settings, f"runs/{run['run_id']}/model")
     as_of = found["snapshot"]["as_of"] or found["since_data_time"]
     judged_at = judged["at"] or found["since_wall_clock"]
-    started, ended = run["started"] or judged_at, run["ended"] or judged_at
-    packaged = found["package"]["in_mlflow"].get("made_at") or ended
+    # Packaging opens the run once more, so that its end is the package's; the logged model was made in between.
+    started, packaged = run["started"] or judged_at, run["ended"] or judged_at
+    trained = found["package"]["in_mlflow"].get("made_at") or packaged
     shared: dict[str, Any] = {"parent": ("training", str(run["run_key"])), "tags": _tags(found)}
     now = {**shared, "nominal": (as_of, as_of)}
     return [
@@ -90,11 +91,19 @@ def _training(settings: Settings, found: Mapping[str, Any]) -> list[Step]:
             nominal=_window(found["snapshot"], as_of),
             **shared,
         ),
-        Step(job="train", key=run["run_id"], started=started, ended=ended, inputs=[snapshot], outputs=[weights], **now),
+        Step(
+            job="train",
+            key=run["run_id"],
+            started=started,
+            ended=trained,
+            inputs=[snapshot],
+            outputs=[weights],
+            **now,
+        ),
         Step(
             job="optimize",
             key=run["run_id"],
-            started=ended,
+            started=trained,
             ended=packaged,
             inputs=[weights, snapshot],
             outputs=[package],

@@ -137,9 +137,11 @@ def _of_judgement(
     *,
     current: str | None,
     young: bool,
+    refused: bool,
 ) -> None:
     evidence = records.evidence.get(row["evidence_uri"])
-    open_still = row["action"] == "PROMOTE" and (evidence is None or evidence["champion_version"] == current)
+    promotable = row["action"] == "PROMOTE" and not refused
+    open_still = promotable and (evidence is None or evidence["champion_version"] == current)
     if not young and not open_still:
         return
     who = f"{row['decision_key']}, which could be promoted" if open_still else f"{row['decision_key']} (young)"

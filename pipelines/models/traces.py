@@ -166,7 +166,8 @@ def commit(sha: str | None, dirty: str | None, root: Path = ROOT) -> dict[str, A
     if _git(root, "cat-file", "-e", f"{sha}^{{commit}}") is None:
         return trace(GONE, f"{root} does not have it; fetch it from where the team keeps its code", **facts)
     since = _git(root, "rev-list", "--count", f"{sha}..{head}")
-    says = None if sha == head else f"{since} commits before this checkout's HEAD"
+    plural = "" if since == "1" else "s"
+    says = None if sha == head else f"{since} commit{plural} before this checkout's HEAD"
     return trace(THERE, says, verified=True, **facts)
 
 
