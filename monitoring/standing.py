@@ -11,8 +11,8 @@ Standing = Literal["won", "lost", "even", "small", "other"]
 def standings(table: Sequence[SliceRow], confidence: float) -> list[Standing]:
     """The word for each row.
 
-    - won, lost: shown with `confidence`, after Holm's adjustment for the number of judged slices, of the
-      test over photos for a win and of the test over senders for a loss;
+    - lost: the test over senders shows it with `confidence`, adjusted for the number of judged slices (Holm);
+    - won: the test over photos shows it so, and the interval, which knows the senders, is above 0 as well;
     - even: judged, and neither is shown;
     - small: not judged, because it has too few photos or the same ones as another slice;
     - other: all golden, or all fresh rows, which have gates of their own.
@@ -27,7 +27,7 @@ def _standing(row: SliceRow, p_win: float | None, alpha: float) -> Standing:
         return "other"
     if p_win is None:
         return "small"
-    if p_win <= alpha and row.difference > 0:
+    if p_win <= alpha and row.low > 0:
         return "won"
     if row.p_harm_holm is not None and row.p_harm_holm <= alpha and row.difference < 0:
         return "lost"

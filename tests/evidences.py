@@ -178,6 +178,8 @@ def _findings(verdict: str, found: Comparison | None) -> list[dict[str, str]]:
         {"gate": "better", "outcome": outcome, "sentence": f"On fresh rows: accuracy {seen}."},
         {"gate": "not worse", "outcome": "pass", "sentence": "Not worse than the champion on golden rows."},
         {"gate": "latency", "outcome": "pass", "sentence": "Fast enough: 0.84 ms a photo against 0.79 ms (median)."},
+        {"gate": "size", "outcome": "pass", "sentence": "Small enough: 1.48 MB against 1.48 MB."},
+        {"gate": "cost", "outcome": "fail", "sentence": "Too dear: 0.17 EUR against 0.14 EUR."},
     ]
 
 

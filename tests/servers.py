@@ -9,15 +9,17 @@ from pathlib import Path
 
 import httpx
 
-from pipelines.settings import Settings
+from pipelines.settings import Settings, load_settings
 from pipelines.stage.stack import HOST, Process, Stack, ticks
+from tests.judged import ready_mlflow
 
 
 @contextlib.contextmanager
 def mlflow_server(settings: Settings) -> Iterator[str]:
     """Its address. The store is HOME/mlflow; the server ends with the block."""
     store = settings.home / "mlflow"
-    store.mkdir(parents=True, exist_ok=True)
+    if not (store / "mlflow.db").exists():
+        ready_mlflow(load_settings(home=settings.home))
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]

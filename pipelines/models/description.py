@@ -27,6 +27,7 @@ PICTURES = {
 }
 LEVELS = ((20, 400, 12), (8, 400, 8), (6, 300, 6), (4, 250, 4), (3, 200, 3), (2, 120, 2), (1, 80, 1))
 """Reasons, characters of each, and names in each list: the first that fits is taken."""
+GUARDED = {"pass": "holds", "fail": "**too much**", "unknown": "**cannot tell**", "not asked": "not asked"}
 NAME = 40
 """Characters of a name that is not ours."""
 MARKUP = re.compile(r"[^\w\s.,;:=?!$()+/%'−–…°×≥≤-]|:(?=\S)")
@@ -119,7 +120,7 @@ def _metrics(evidence: Evidence) -> str:
 def _ratios(evidence: Evidence) -> str:
     lines = [
         f"{found.gate} {_words(found.contender)} against {_words(found.opponent)}, {found.factor} times "
-        f"({found.allowed} {'allowed' if found.holds else 'allowed: **too much**'})"
+        f"({found.allowed} allowed: {GUARDED[found.outcome]})"
         for found in telling.ratio_lines(evidence)
     ]
     return f"**Guardrails**: {'; '.join(lines)}." if lines else ""
@@ -141,7 +142,8 @@ def _slices(evidence: Evidence, most: int) -> str:
     lines = [
         f"**Slices won**: {names(groups['won'], difference)}.",
         f"**Lost**: {names(groups['lost'], difference)}.",
-        f"{judged} judged, adjusted for that number (Holm).",
+        f"{judged} judged, adjusted for that number (Holm); gates.slice_margin allows a loss of "
+        f"{evidence['gates']['slice_margin']:g}.",
     ]
     if groups["small"]:
         few = evidence["gates"]["slice_min_rows"]

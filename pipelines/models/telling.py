@@ -57,7 +57,8 @@ class RatioLine:
     opponent: str
     factor: str
     allowed: str
-    holds: bool
+    outcome: str
+    """pass, fail or unknown; "not asked" where no gate looked at it, as against a baseline."""
 
 
 # ------------------------------------------------------------------------------------------------ who
@@ -114,9 +115,9 @@ def signed(value: float) -> str:
 
 def ratio_lines(evidence: Evidence) -> list[RatioLine]:
     """Latency, size and cost of both, and how much more is allowed."""
+    outcomes = {found["gate"]: found["outcome"] for found in evidence["findings"]}
     lines = []
     for ratio in evidence["ratios"]:
-        allowed = evidence["gates"][f"{ratio['gate']}_factor"]
         factor = f"{ratio['contender'] / ratio['opponent']:.2f}" if ratio["opponent"] else "?"
         bound = f"{ratio['high']:.2f}"
         lines.append(
@@ -125,8 +126,8 @@ def ratio_lines(evidence: Evidence) -> list[RatioLine]:
                 contender=amount(ratio["contender"], ratio["unit"]),
                 opponent=amount(ratio["opponent"], ratio["unit"]),
                 factor=factor if bound == factor else f"{factor} (at most {bound})",
-                allowed=f"{allowed:g}",
-                holds=ratio["high"] <= allowed,
+                allowed=f"{evidence['gates'][ratio['gate'] + '_factor']:g}",
+                outcome=outcomes.get(ratio["gate"], "not asked"),
             )
         )
     return lines
