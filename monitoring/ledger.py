@@ -66,7 +66,7 @@ def _next(
         "generation": current["generation"] + 1 if current else 1,
         "champion_version": version,
         "champion_run_id": run_id,
-        "previous_version": current["champion_version"] if current else None,
+        "previous_version": _previous(current, version),
         # A canary or shadow was set up beside the old champion; it does not outlive it.
         "canary_version": None,
         "canary_weight": 0.0,
@@ -82,11 +82,19 @@ def _next(
     }
 
 
+def _previous(current: Row | None, version: str) -> str | None:
+    """Which other version was in production before: one that is promoted again was not its own predecessor."""
+    if current is None:
+        return None
+    return current["previous_version"] if current["champion_version"] == version else current["champion_version"]
+
+
 def rollback_target(generations: Sequence[Row], to: int | None) -> Row:
     """The generation whose model a rollback puts back.
 
-    Without a number it is the one before the current model was promoted. A second rollback therefore goes
-    further back; it never brings back the model that the first one took out.
+    Without a number it is the newest one before the current model was promoted, whose model no rollback has
+    taken out since the last promotion. A second rollback therefore goes further back; it never brings back
+    the model that the first one took out.
 
     Args:
         generations: all rows, oldest first.
@@ -107,24 +115,44 @@ def rollback_target(generations: Sequence[Row], to: int | None) -> Row:
                 f"rollback to generation {to}: there is none; there are {_list(by_number)} (`classy history`)"
             )
         return by_number[to]
-    promoted = _promoted(generations, current["champion_version"])
-    before = by_number.get(promoted["generation"] - 1)
-    if before is None:
+    taken_out = _taken_out(generations)
+    promoted = _promoted(generations)["generation"]
+    before = [row for row in generations if row["generation"] < promoted and row["champion_version"] not in taken_out]
+    if not before:
         choice = f"; name one with --to: {_list(by_number)}" if len(by_number) > 1 else ""
         raise LedgerError(
             f"nothing to roll back to: generation {current['generation']} serves version "
-            f"{current['champion_version']}, and none was in production before it{choice}"
+            f"{current['champion_version']}, and no other was in production before it{choice}"
         )
-    return before
+    return before[-1]
 
 
-def _promoted(generations: Sequence[Row], version: str) -> Row:
-    """The promotion that first brought this version."""
-    return next(row for row in generations if row["champion_version"] == version)
+def _promoted(generations: Sequence[Row]) -> Row:
+    """The promotion that brought the current model; a rollback carries the evidence of the one it went back to."""
+    current = generations[-1]
+    same = [row for row in generations if row["champion_version"] == current["champion_version"]]
+    judged = [row for row in same if row["evidence_hash"] == current["evidence_hash"]]
+    return next((row for row in reversed(judged) if row["kind"] == "promote"), same[0])
+
+
+def _taken_out(generations: Sequence[Row]) -> set[str]:
+    """The current version, and those that a rollback took out since the last promotion."""
+    found = {generations[-1]["champion_version"]}
+    for row in reversed(generations):
+        if row["kind"] == "promote":
+            break
+        if row["kind"] == "rollback":
+            found.add(row["previous_version"])
+    return found
 
 
 def _list(by_number: Mapping[int, Row]) -> str:
     return ", ".join(f"{number} (version {row['champion_version']})" for number, row in sorted(by_number.items())[-10:])
+
+
+def last_served(generations: Sequence[Row]) -> dict[str, int]:
+    """The newest generation that each version was the champion of: version → generation."""
+    return {row["champion_version"]: row["generation"] for row in generations}
 
 
 def served_at(generations: Sequence[Row], at: datetime, *, clock: str) -> Row | None:

@@ -2,8 +2,9 @@
 
     classy rollback --reason TEXT [--to GENERATION] [--run-key KEY]
 
-The old package is fetched, its hashes are checked and it answers once before anything changes: a model
-that would not load is refused, and the present one stays.
+Before anything changes the old model must be able to serve: its version is in the registry, its package is the
+one that was made, it was made for the features and images that the recipe makes today, and it answers. A model
+that fails in one of them is refused, and the present one stays.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from monitoring import ledger
 from monitoring.stores import LostRace, Store, open_store
+from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
 from pipelines.models import registry, tracking
 from pipelines.models.links import version_url
@@ -47,12 +49,15 @@ def run(
 
     Raises:
         LedgerError: nothing to roll back to, or no such generation.
-        ClassyError: the old package is gone or was changed, or no reason was given.
+        LostRace: another change came in between, and no generation was named.
+        ClassyError: the old model cannot serve, no reason was given, or the run key is a training's.
+        ModelError: a file of the old package was changed.
     """
     if not reason.strip():
         raise ClassyError("a rollback needs a reason, for the ledger: --reason TEXT")
     client, store = tracking.connect(settings), open_store(settings.database_url)
-    row, changed, words = _switch(settings, client, store, to, reason, actor or settings.actor, run_key)
+    _need_own_key(store, run_key)
+    row, changed, words = _switch(settings, recipe, client, store, to, reason, actor or settings.actor, run_key)
     registry.project(client, settings, store)
     return RolledBack(
         generation=row["generation"],
@@ -63,8 +68,24 @@ def run(
     )
 
 
+def _need_own_key(store: Store, run_key: str) -> None:
+    """A run key makes one generation: a rollback that took a training's would keep it from being promoted."""
+    judged, there = store.decision(f"judge-{run_key}"), store.deployment_of(run_key)
+    if judged is not None or (there is not None and there["kind"] != "rollback"):
+        raise ClassyError(
+            f"run key {run_key}: names a training, not a rollback; give another --run-key, or none to have one made"
+        )
+
+
 def _switch(
-    settings: Settings, client: MlflowClient, store: Store, to: int | None, reason: str, actor: str, run_key: str
+    settings: Settings,
+    recipe: Recipe,
+    client: MlflowClient,
+    store: Store,
+    to: int | None,
+    reason: str,
+    actor: str,
+    run_key: str,
 ) -> tuple[dict[str, Any], bool, str]:
     """The generation that serves now, whether it is new, and in words."""
     meant: int | None = None
@@ -83,7 +104,7 @@ def _switch(
         meant = current["generation"]
         if target["champion_version"] == current["champion_version"]:
             return current, False, f"version {current['champion_version']} serves already, since generation {meant}"
-        _check_package(settings, client, target)
+        _check(settings, recipe, client, target)
         back_to = f"back to generation {target['generation']}'s version {target['champion_version']}"
         change = ledger.Change(
             actor=actor,
@@ -100,28 +121,44 @@ def _switch(
         return row, True, row["reason"]
 
 
-def _check_package(settings: Settings, client: MlflowClient, target: Mapping[str, Any]) -> None:
-    """Fetch, verify, load, and answer once.
+def _check(settings: Settings, recipe: Recipe, client: MlflowClient, target: Mapping[str, Any]) -> None:
+    """Find the version, fetch its package, verify it, compare it with the recipe, load it, and let it answer once.
 
     Raises:
         ClassyError, ModelError: any of them fails; nothing was changed.
     """
-    run_id = target["champion_run_id"]
+    run_id, stays = target["champion_run_id"], "production stays as it is"
+    who = f"generation {target['generation']} (version {target['champion_version']}, MLflow run {run_id})"
+    registry.need_version(client, settings, target["champion_version"])
     package = tracking.fetch_package(settings, run_id)
     wanted = tracking.need_run(client, run_id).data.tags.get(tracking.PACKAGE_SHA256)
     model = load_model(package, threads=settings.threads)
     if model.sha256 != wanted:
         raise ClassyError(
-            f"generation {target['generation']}, MLflow run {run_id}: its package's manifest has SHA-256 "
-            f"{model.sha256}, the run says {wanted}; it was changed, so production stays as it is. "
-            f"Remove {package} to fetch it again"
+            f"{who}: its package's manifest has SHA-256 {model.sha256}, the run says {wanted}; it was changed, so "
+            f"{stays}. Remove {package} to fetch it again"
+        )
+    if differences := _unlike(recipe, model.card):
+        raise ClassyError(
+            f"{who}: was made for {' and '.join(differences)}; {stays}. Roll back with the recipe it was trained with "
+            f"(hash {model.card.get('recipe_hash', 'unknown')}), or to another generation with --to (`classy history`)"
         )
     answer = model.predict(np.zeros((1, model.size, model.size, 3), np.uint8), np.zeros((1, model.width), np.float32))
     if not np.isfinite(answer.probabilities).all():
-        raise ClassyError(
-            f"generation {target['generation']}, {package}: answers {answer.probabilities.tolist()} to a black photo; "
-            "production stays as it is"
-        )
+        raise ClassyError(f"{who}, {package}: answers {answer.probabilities.tolist()} to a black photo; {stays}")
+
+
+def _unlike(recipe: Recipe, card: Mapping[str, Any]) -> list[str]:
+    """In what the model's inputs are not those that the recipe makes today; then it would answer nonsense."""
+    # Feast takes seconds to import, and only a rollback that gets here needs it.
+    from pipelines.data.features import SERVICE, service_hash
+
+    pairs = [
+        ("feature service", f"{card['service']} {card['service_hash']}", f"{SERVICE} {service_hash(recipe)}"),
+        ("image spec", card["image_spec_hash"], spec_of(recipe).digest()),
+        ("classes", ", ".join(card["classes"]), ", ".join(recipe.taxonomy.classes)),
+    ]
+    return [f"{name} {its} (recipe {recipe.name} has {ours})" for name, its, ours in pairs if its != ours]
 
 
 def _data_time(store: Store, generations: list[dict[str, Any]]) -> datetime:

@@ -1,15 +1,15 @@
-"""Going back: to a model that still loads, further back the second time, once a run key."""
+"""Going back: to a model that still can serve, further back the second time, once a run key; who and why is kept."""
 
+import json
 import shutil
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from onnx import helper
 
-from monitoring import ledger
 from monitoring.ledger import LedgerError
 from monitoring.stores import LostRace, Store, open_store
 from pipelines import promote, rollback
@@ -19,52 +19,70 @@ from pipelines.recipe import Recipe
 from pipelines.rollback import RolledBack
 from pipelines.settings import Settings
 from serving.runtime import ModelError
-from tests.judged import Case, Plan, aliases, make_case, no_pictures
+from tests import judged
+from tests.judged import aliases, ready_mlflow
+from tests.promotions import plant, rule, shown, told
 
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
+pytestmark = pytest.mark.usefixtures("database_url")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shop:
+    """Where `first`, then `second`, were promoted."""
+
+    settings: Settings
+    recipe: Recipe
+    runs: dict[str, str]
+
+    def back(self, run_key: str = "oops", to: int | None = None, reason: str = "only sees shoes") -> RolledBack:
+        return rollback.run(self.settings, self.recipe, to=to, reason=reason, actor="ada", run_key=run_key)
+
+    def generations(self) -> list[dict[str, Any]]:
+        return open_store(self.settings.database_url).generations()
+
+
+def make_shop(settings: Settings, recipe: Recipe, cards: Mapping[str, Mapping[str, Any]] | None = None) -> Shop:
+    """`cards` changes fields of a model's card, by name."""
+    ready_mlflow(settings)
+    runs = {name: plant(settings, recipe, name, **(cards or {}).get(name, {})) for name in ("first", "second")}
+    for number, run_id in enumerate(runs.values(), 1):
+        rule(settings, recipe, run_id, f"key-{number}", day=number)
+        promote.run(settings, recipe, run_key=f"key-{number}")
+    return Shop(settings=settings, recipe=recipe, runs=runs)
 
 
 @pytest.fixture
-def case(settings: Settings, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Case:
-    """`first`, then `second`, were promoted."""
-    no_pictures(monkeypatch)
-    made = make_case(settings, recipe, {"first": Plan(golden=0.8, fresh=0.5), "second": Plan(golden=0.9, fresh=0.9)})
-    for number, name in enumerate(made.runs, 1):
-        assert made.evaluate(name, run_key=f"key-{number}").verdict == "PROMOTE"
-        promote.run(settings, recipe, run_key=f"key-{number}")
-    return made
+def shop(settings: Settings, recipe: Recipe) -> Shop:
+    return make_shop(settings, recipe)
 
 
-def back(case: Case, run_key: str = "oops", to: int | None = None, reason: str = "only sees shoes") -> RolledBack:
-    return rollback.run(case.settings, case.recipe, to=to, reason=reason, actor="ada", run_key=run_key)
-
-
-def test_a_rollback_is_a_new_generation_with_the_old_model_and_its_evidence(case: Case) -> None:
-    found = back(case)
+def test_a_rollback_is_a_new_generation_with_the_old_model_and_its_evidence(shop: Shop) -> None:
+    found = shop.back()
     assert (found.generation, found.version, found.changed) == (3, "1", True)
-    first, _, third = open_store(case.settings.database_url).generations()
+    first, _, third = shop.generations()
     assert (third["kind"], third["actor"], third["previous_version"]) == ("rollback", "ada", "2")
     assert third["reason"] == "only sees shoes (back to generation 1's version 1)"
     assert (third["evidence_hash"], third["champion_run_id"]) == (first["evidence_hash"], first["champion_run_id"])
-    assert aliases(case.settings) == {"champion": "1", "previous": "2"}
+    assert aliases(shop.settings) == {"champion": "1", "previous": "2"}
+    assert shown(shop.settings) == told(shop.settings)
 
 
-def test_the_same_key_rolls_back_once(case: Case) -> None:
-    back(case)
-    again = back(case)
+def test_the_same_key_rolls_back_once(shop: Shop) -> None:
+    shop.back()
+    again = shop.back()
     assert (again.generation, again.changed) == (3, False)
-    assert len(open_store(case.settings.database_url).generations()) == 3
+    assert len(shop.generations()) == 3
 
 
-def test_a_second_rollback_does_not_bring_the_bad_model_back(case: Case) -> None:
-    back(case)
+def test_a_second_rollback_does_not_bring_the_bad_model_back(shop: Shop) -> None:
+    shop.back()
     with pytest.raises(LedgerError, match=r"nothing to roll back to: generation 3 serves version 1.*--to"):
-        back(case, "oops-again")
-    assert back(case, "on-purpose", to=2).version == "2"
+        shop.back("oops-again")
+    assert shop.back("on-purpose", to=2).version == "2"
 
 
-def test_what_serves_already_is_not_put_there_again(case: Case) -> None:
-    found = back(case, to=2)
+def test_what_serves_already_is_not_put_there_again(shop: Shop) -> None:
+    found = shop.back(to=2)
     assert (found.generation, found.changed, found.reason) == (2, False, "version 2 serves already, since generation 2")
 
 
@@ -73,45 +91,125 @@ def test_what_serves_already_is_not_put_there_again(case: Case) -> None:
     [
         ({"to": 7}, LedgerError, r"generation 7: there is none; there are 1 \(version 1\), 2 \(version 2\)"),
         ({"reason": " "}, ClassyError, "needs a reason"),
+        ({"run_key": "key-1"}, ClassyError, "run key key-1: names a training, not a rollback"),
     ],
 )
-def test_bad_arguments_are_named(case: Case, arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_bad_arguments_are_named(shop: Shop, arguments: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        back(case, **arguments)
+        shop.back(**arguments)
+    assert len(shop.generations()) == 2
 
 
 def test_before_the_first_promotion_there_is_nothing_to_roll_back(settings: Settings, recipe: Recipe) -> None:
+    ready_mlflow(settings)
     with pytest.raises(LedgerError, match="nothing is in production yet"):
         rollback.run(settings, recipe, reason="panic", run_key="oops")
 
 
-def test_a_model_that_is_on_this_machine_no_more_is_fetched_again(case: Case) -> None:
-    shutil.rmtree(case.settings.home / "cache" / "models")
-    assert back(case).version == "1"
+# ------------------------------------------------------------------------------- the old model, before it serves
+
+
+def refused(shop: Shop, error: type[Exception], words: str, **arguments: Any) -> str:
+    """The rollback fails with these words, and neither the ledger nor the registry has changed."""
+    before = shop.generations(), shown(shop.settings)
+    with pytest.raises(error, match=words) as caught:
+        shop.back(**arguments)
+    assert (shop.generations(), shown(shop.settings)) == before
+    return str(caught.value)
+
+
+def test_a_model_that_is_on_this_machine_no_more_is_fetched_again(shop: Shop) -> None:
+    shutil.rmtree(shop.settings.home / "cache" / "models")
+    assert shop.back().version == "1"
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "card.json"])
-def test_a_model_that_was_changed_is_refused_and_the_present_one_stays(case: Case, file: str) -> None:
-    package = tracking.fetch_package(case.settings, case.runs["first"])
+def test_a_model_that_was_changed_is_refused_and_the_present_one_stays(shop: Shop, file: str) -> None:
+    package = tracking.fetch_package(shop.settings, shop.runs["first"])
     (package / file).write_bytes((package / file).read_bytes() + b" ")
-    with pytest.raises(ModelError, match="was changed"):
-        back(case)
-    assert len(open_store(case.settings.database_url).generations()) == 2
+    refused(shop, ModelError, "was changed")
 
 
-def test_a_package_whose_manifest_is_not_the_packaged_one_is_refused(case: Case) -> None:
-    package = tracking.fetch_package(case.settings, case.runs["first"])
+def test_a_package_whose_manifest_is_not_the_packaged_one_is_refused(shop: Shop) -> None:
+    package = tracking.fetch_package(shop.settings, shop.runs["first"])
     (package / "manifest.json").write_text((package / "manifest.json").read_text() + " ")
-    with pytest.raises(ClassyError, match=r"manifest has SHA-256 .*production stays as it is"):
-        back(case)
+    refused(shop, ClassyError, r"manifest has SHA-256 .*production stays as it is")
+
+
+def test_a_package_that_is_gone_everywhere_is_refused(shop: Shop) -> None:
+    shutil.rmtree(shop.settings.home / "cache" / "models")
+    shutil.rmtree(shop.settings.mlflow_artifacts)
+    refused(shop, ClassyError, "cannot be fetched")
+
+
+def test_a_version_that_was_deleted_is_refused(shop: Shop) -> None:
+    tracking.connect(shop.settings).delete_model_version(shop.settings.model_name, "1")
+    with pytest.raises(ClassyError, match="model classy version 1: not in the registry"):
+        shop.back()
+    assert len(shop.generations()) == 2
+
+
+def test_a_model_made_for_another_feature_service_is_refused_with_both_hashes(
+    settings: Settings, recipe: Recipe
+) -> None:
+    card = {"service": "context_v0", "service_hash": "0ld", "recipe_hash": "abc123"}
+    shop = make_shop(settings, recipe, {"first": card})
+    said = refused(shop, ClassyError, r"generation 1 \(version 1, MLflow run \w+\): was made for feature service")
+    mine = tracking.fetch_package(settings, shop.runs["second"]) / "card.json"
+    assert "feature service context_v0 0ld (recipe tiny has context_v1 " in said
+    assert json.loads(mine.read_text())["service_hash"] in said
+    assert "production stays as it is. Roll back with the recipe it was trained with (hash abc123), or" in said
+
+
+def test_a_recipe_that_asks_for_other_classes_and_images_cannot_take_the_old_model(shop: Shop) -> None:
+    taxonomy = shop.recipe.taxonomy.model_copy(update={"classes": (*shop.recipe.taxonomy.classes, "ten")})
+    image = shop.recipe.image.model_copy(update={"size": 32})
+    changed = replace(shop, recipe=shop.recipe.model_copy(update={"taxonomy": taxonomy, "image": image}))
+    said = refused(changed, ClassyError, "was made for feature service .* and image spec .* and classes 0, 1")
+    assert "(recipe tiny has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ten)" in said
+
+
+def test_a_model_that_answers_no_number_is_refused(
+    settings: Settings, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = judged.graph
+
+    def broken(size: int, classes: int, column: int) -> Any:
+        model = made(size, classes, column)
+        step = next(constant for constant in model.graph.initializer if constant.name == "step")
+        step.CopyFrom(helper.make_tensor("step", step.data_type, [], [float(np.nan)]))
+        return model
+
+    monkeypatch.setattr(judged, "graph", broken)
+    shop = make_shop(settings, recipe)
+    refused(shop, ClassyError, r"answers \[\[nan.*to a black photo; production stays as it is")
+
+
+# --------------------------------------------------------------------------------------- what comes in between
 
 
 def test_a_promotion_in_between_stops_a_rollback_that_named_no_generation(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    overtake(monkeypatch)
+    with pytest.raises(LostRace, match=r"generation 3 \(promote by grace\) came in between"):
+        shop.back()
+    assert len(shop.generations()) == 3
+
+
+def test_a_rollback_to_a_named_generation_goes_on_top_of_what_came_in_between(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overtake(monkeypatch)
+    assert shop.back(to=1).generation == 4
+    assert [row["champion_version"] for row in shop.generations()] == ["1", "2", "9", "1"]
+
+
+def overtake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else makes generation 3 just before the next write."""
     write = Store.add_generation
 
-    def overtaken(self: Store, row: dict) -> None:
+    def overtaken(self: Store, row: dict[str, Any]) -> None:
         current = self.current()
         assert current is not None
         if current["generation"] == 2:
@@ -119,46 +217,3 @@ def test_a_promotion_in_between_stops_a_rollback_that_named_no_generation(
         write(self, row)
 
     monkeypatch.setattr(Store, "add_generation", overtaken)
-    with pytest.raises(LostRace, match=r"generation 3 \(promote by grace\) came in between"):
-        back(case)
-    assert len(open_store(case.settings.database_url).generations()) == 3
-
-
-# -------------------------------------------------------------------------------------------------- ledger
-
-
-def change(key: str, hours: float = 0) -> ledger.Change:
-    return ledger.Change(actor="ada", reason="because", run_key=key, as_of=NOW + timedelta(hours=hours), created_at=NOW)
-
-
-@given(st.lists(st.one_of(st.none(), st.integers(1, 30)), min_size=1, max_size=12))
-def test_any_story_of_promotions_and_rollbacks_stays_in_order(moves: list[int | None]) -> None:
-    """None rolls back; a number promotes that version."""
-    rows: list[dict[str, Any]] = []
-    for number, move in enumerate(moves):
-        if move is not None:
-            current = rows[-1] if rows else None
-            made = ledger.promotion(
-                current, change(str(number)), version=str(move), run_id="run", evidence_uri=None, evidence_hash=None
-            )
-            rows.append(made)
-            continue
-        try:
-            target = ledger.rollback_target(rows, None)
-        except LedgerError:
-            continue
-        assert target["generation"] < rows[-1]["generation"]
-        rows.append(ledger.rollback(rows[-1], change(str(number)), target=target))
-        assert rows[-1]["champion_version"] == target["champion_version"]
-    assert [row["generation"] for row in rows] == list(range(1, len(rows) + 1))
-    for before, after in pairwise(rows):
-        assert after["previous_version"] == before["champion_version"]
-
-
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=8), st.floats(-5, 110))
-def test_what_served_at_a_time_had_begun_and_nothing_later_had(hours: list[float], at: float) -> None:
-    rows = [{"generation": number, "as_of": NOW + timedelta(hours=hour)} for number, hour in enumerate(hours, 1)]
-    time = NOW + timedelta(hours=at)
-    serving = ledger.served_at(rows, time, clock="as_of")
-    begun = [max(row["as_of"] for row in rows[: number + 1]) <= time for number in range(len(rows))]
-    assert (serving["generation"] if serving else 0) == sum(begun)

@@ -5,12 +5,15 @@ in Classy reads them: they are there for people and for `models:/classy@champion
 """
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from monitoring import ledger
 from monitoring.stores import Store
 from pipelines.errors import ClassyError
 from pipelines.models import tracking
@@ -73,7 +76,7 @@ def describe(client: MlflowClient, settings: Settings, version: str, text: str, 
 def _set_tags(client: MlflowClient, settings: Settings, there: ModelVersion, tags: dict[str, str]) -> None:
     for key, value in tags.items():
         if there.tags.get(key) != value:
-            client.set_model_version_tag(settings.model_name, there.version, key, value)
+            _twice(partial(client.set_model_version_tag, settings.model_name, there.version, key, value))
 
 
 def need_version(client: MlflowClient, settings: Settings, version: str) -> ModelVersion:
@@ -94,49 +97,106 @@ def need_version(client: MlflowClient, settings: Settings, version: str) -> Mode
 
 
 def project(client: MlflowClient, settings: Settings, store: Store) -> dict[str, str]:
-    """Make the aliases, and the champion's generation tag, what the tables say. Safe to repeat.
+    """Make the aliases, and the generation tag of every version that has served, what the tables say.
+
+    Safe to repeat, and beside others that do the same: whoever wrote what is out of date by now writes again.
+    Aliases that are not Classy's own are left alone. A version that MLflow lost gets none, unless it is the
+    champion: then everything else is put right first.
 
     Returns:
         The aliases as they are now: alias → version.
+
+    Raises:
+        ClassyError: the registered model, or the champion's version, is not in the registry.
     """
     wanted = _wanted(client, settings, store)
-    if not wanted:
-        return {}
-    name = settings.model_name
-    there = {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-    for alias in (CHAMPION, PREVIOUS, CONTENDER):
-        if alias in wanted and there.get(alias) != wanted[alias]:
-            need_version(client, settings, wanted[alias])
-            _set_alias(client, name, alias, wanted[alias])
-        elif alias in there and alias not in wanted:
-            client.delete_registered_model_alias(name, alias)
-    if (current := store.current()) is not None:
-        champion = need_version(client, settings, current["champion_version"])
-        _set_tags(client, settings, champion, {GENERATION: str(current["generation"])})
-    return wanted
+    while True:
+        there = _apply(client, settings, wanted)
+        meant, wanted = wanted, _wanted(client, settings, store)
+        if wanted == meant:
+            break
+    if CHAMPION in wanted.aliases and CHAMPION not in there:
+        need_version(client, settings, wanted.aliases[CHAMPION])
+    return there
 
 
-def _set_alias(client: MlflowClient, name: str, alias: str, version: str) -> None:
-    try:
-        client.set_registered_model_alias(name, alias, version)
-    except MlflowException:
-        # MLflow reads, then inserts: of two that repair at once, the slower one's insert fails. That is no harm
-        # where the alias is there by then.
-        if str(client.get_registered_model(name).aliases.get(alias)) != version:
-            raise
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    """What the tables say that the registry should show."""
+
+    aliases: Mapping[str, str]
+    """Alias → version."""
+    generations: Mapping[str, int]
+    """Version → the newest generation that it was the champion of."""
 
 
-def _wanted(client: MlflowClient, settings: Settings, store: Store) -> dict[str, str]:
-    wanted: dict[str, Any] = {}
-    if (current := store.current()) is not None:
-        wanted = {CHAMPION: current["champion_version"], PREVIOUS: current["previous_version"]}
+def _wanted(client: MlflowClient, settings: Settings, store: Store) -> _Wanted:
+    generations = store.generations()
+    aliases: dict[str, str | None] = {}
+    if generations:
+        aliases = {CHAMPION: generations[-1]["champion_version"], PREVIOUS: generations[-1]["previous_version"]}
     judged = max(store.decisions("judge"), key=lambda row: row["created_at"], default=None)
     # A contender that was promoted is none any more.
-    if judged is not None and store.deployment_of(judged["run_key"]) is None:
-        wanted[CONTENDER] = _judged_version(client, settings, judged["run_key"])
-    return {alias: str(version) for alias, version in wanted.items() if version is not None}
+    if judged is not None and all(row["run_key"] != judged["run_key"] for row in generations):
+        aliases[CONTENDER] = _judged_version(client, settings, judged["run_key"])
+    return _Wanted(
+        aliases={alias: str(version) for alias, version in aliases.items() if version is not None},
+        generations=ledger.last_served(generations),
+    )
 
 
 def _judged_version(client: MlflowClient, settings: Settings, run_key: str) -> str | None:
     found = client.search_model_versions(f"name = '{settings.model_name}' AND tags.`{RUN_KEY}` = '{run_key}'")
     return max((str(version.version) for version in found), key=int, default=None)
+
+
+def _apply(client: MlflowClient, settings: Settings, wanted: _Wanted) -> dict[str, str]:
+    """Write what differs; give the aliases that could be had. The champion's first: it is the one that people load."""
+    if not wanted.aliases:
+        return {}
+    name = settings.model_name
+    versions = {str(version.version): version for version in _versions(client, name)}
+    there = _aliases(client, settings)
+    possible = {alias: version for alias, version in wanted.aliases.items() if version in versions}
+    for alias in (CHAMPION, PREVIOUS, CONTENDER):
+        if alias in possible and there.get(alias) != possible[alias]:
+            _twice(partial(client.set_registered_model_alias, name, alias, possible[alias]))
+        elif alias in there and alias not in possible:
+            _twice(partial(client.delete_registered_model_alias, name, alias))
+    for number, version in versions.items():
+        if number in wanted.generations:
+            _set_tags(client, settings, version, {GENERATION: str(wanted.generations[number])})
+        elif GENERATION in version.tags:
+            _twice(partial(client.delete_model_version_tag, name, number, GENERATION))
+    return possible
+
+
+def _versions(client: MlflowClient, name: str) -> Iterator[ModelVersion]:
+    token = None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _aliases(client: MlflowClient, settings: Settings) -> dict[str, str]:
+    try:
+        model = client.get_registered_model(settings.model_name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ClassyError(
+            f"model {settings.model_name}: not in the registry at {settings.mlflow_uri}; was it deleted or renamed, or "
+            "does CLASSY_MLFLOW_URI or CLASSY_MODEL_NAME point elsewhere?"
+        ) from error
+    return {alias: str(version) for alias, version in model.aliases.items()}
+
+
+def _twice(write: Callable[[], object]) -> None:
+    """MLflow looks, then inserts: of two that repair at once the slower one fails, and its second try overwrites."""
+    try:
+        write()
+    except MlflowException:
+        write()
