@@ -194,8 +194,8 @@ class Attic:
         """
         if thing.what == "version":
             self._remove_version(thing)
-        elif thing.what == "checkpoint" and not thing.left_over:
-            _remove_checkpoint(Path(thing.uri))
+        elif thing.what == "checkpoint":
+            _remove_checkpoint(Path(thing.uri), thing.left_over)
         else:
             remove_folder(thing.uri)
 
@@ -276,13 +276,14 @@ def _left_over(what: str, root: str) -> Iterator[Thing]:
                         left_over=True)  # fmt: skip
 
 
-def _remove_checkpoint(folder: Path) -> None:
+def _remove_checkpoint(folder: Path, left_over: bool) -> None:
     try:
-        with FileLock(folder / "lock", timeout=0):
-            aside = _aside(folder)
+        if not left_over:
+            with FileLock(folder / "lock", timeout=0):
+                folder = _aside(folder)
     except Timeout:
         raise StillNeeded(f"{folder}: a training is working there now") from None
-    shutil.rmtree(aside)
+    shutil.rmtree(folder)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()
 

@@ -98,10 +98,10 @@ def references(records: Records, *, now: datetime, days: int, in_flight_days: in
         found.versions.setdefault(version, f"alias {alias}")
     current = records.generations[-1]["champion_version"] if records.generations else None
     judged = [row for row in records.decisions if row["kind"] == "judge"]
+    rejected = {row["run_key"] for row in records.decisions if row["kind"] == "approval" and row["action"] == "REJECT"}
     for row in judged:
-        _of_judgement(
-            found, row, records, by_run, current=current, young=now - row["created_at"] < timedelta(days=days)
-        )
+        young, refused = now - row["created_at"] < timedelta(days=days), row["run_key"] in rejected
+        _of_judgement(found, row, records, by_run, current=current, young=young, refused=refused)
     _in_flight(found, records, {row["run_key"] for row in judged}, now=now, days=max(days, in_flight_days))
     for training in records.trainings:
         who = found.run_keys.get(training.run_key) if training.run_key is not None else None
