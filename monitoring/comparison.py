@@ -21,7 +21,7 @@ from monitoring.intervals import (
     accuracy_bounds,
     bootstrap,
     cluster_numbers,
-    one_sided_mcnemar,
+    paired_test,
     ratio,
     tally,
 )
@@ -137,7 +137,11 @@ class Paired:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """Of one metric. Above 0 the contender is better, also where less is better; each bound holds on its own."""
+    """Of one metric. Above 0 the contender is better, also where less is better; each bound holds on its own.
+
+    The gain of `ece` is that of the two numbers seen, its bounds are those of the calibration errors without what
+    chance adds to them.
+    """
 
     gain: float
     low: float
@@ -158,7 +162,8 @@ class Comparison:
     """Photos that only the contender got right."""
     only_opponent: int
     p_value: float
-    """Exact McNemar, one-sided: how likely so many wins are if the contender is no better."""
+    """Exact McNemar, one-sided, over photos or over senders, whichever is less sure: how likely so many wins are
+    if the contender is no better."""
 
     @property
     def difference(self) -> float:
@@ -225,7 +230,7 @@ def compare(paired: Paired, *, confidence: float, resamples: int = RESAMPLES, se
         differences=differences,
         only_contender=wins,
         only_opponent=losses,
-        p_value=one_sided_mcnemar(wins, losses),
+        p_value=paired_test(ours, theirs, clusters, confidence=confidence),
     )
 
 
@@ -263,15 +268,23 @@ def _macro_f1(paired: Paired, clusters: NDArray[np.intp]) -> tuple[NDArray[np.fl
 
 
 def _ece(paired: Paired, clusters: NDArray[np.intp]) -> tuple[NDArray[np.float64], Statistic]:
-    """Of each model confidence less right by bin; then the rows."""
+    """Of each model confidence less right by bin, and the square of that; then the rows.
+
+    On few rows the calibration error is too large by chance, and more so of the better calibrated model: a gap
+    of nothing still has a size. Its square is too large by the sum of the squares over senders, which is taken
+    away: what is left are products of different senders, and chance is no part of those.
+    """
     columns = []
     for said, right in zip((paired.contender, paired.opponent), paired.rights(), strict=True):
         confidence, bins = _bins(said)
-        columns.append(tally(clusters, bins, ECE_BINS, confidence - right))
+        gaps = tally(clusters, bins, ECE_BINS, confidence - right)
+        columns += [gaps, gaps**2]
     columns.append(tally(clusters, np.zeros(len(paired.labels), np.int64), 1))
 
     def statistic(totals: Floats) -> Floats:
-        ours, theirs = (np.abs(totals[..., start : start + ECE_BINS]).sum(axis=-1) for start in (0, ECE_BINS))
+        gaps, chance, their_gaps, their_chance = np.split(totals[..., :-1], 4, axis=-1)
+        ours = np.sqrt(np.maximum(gaps**2 - chance, 0)).sum(axis=-1)
+        theirs = np.sqrt(np.maximum(their_gaps**2 - their_chance, 0)).sum(axis=-1)
         return (theirs - ours) / totals[..., -1]
 
     return np.hstack(columns), statistic

@@ -73,6 +73,8 @@ class Ratio:
     """ms, bytes, s, or a currency."""
 
 
+FEW_SENDERS = 10
+"""A slice of fewer is no surer with more photos of the same ones."""
 NAMES: dict[MetricName, str] = {
     "accuracy": "accuracy", "macro_f1": "macro-F1", "log_loss": "log loss", "ece": "calibration error",
 }  # fmt: skip
@@ -218,8 +220,8 @@ def seeds_agree(found: SeedSpread, gates: Gates, *, must_be_better: bool) -> Fin
 def slices_hold(table: Sequence[SliceRow], gates: Gates) -> list[Finding]:
     """No judged slice lost more than the margin.
 
-    A slice fails if its loss is larger and stays sure after Holm's adjustment. It is unknown if only the
-    adjustment stands against that, or if its senders are so few that no test over senders could be sure.
+    A slice fails if its loss is larger and stays sure after Holm's adjustment. It is unknown if it is sure without
+    the adjustment, or if its interval lies below 0: too few senders can lose too much for the test to be sure.
     """
     judged = [row for row in table if row.judged]
     if not judged:
@@ -232,16 +234,10 @@ def slices_hold(table: Sequence[SliceRow], gates: Gates) -> list[Finding]:
             break
         if row.p_harm_holm is not None and row.p_harm_holm <= alpha:
             found.append(Finding(gate="slices", outcome="fail", sentence=f"Lost on {_slice(row, judged, gates)}."))
-        elif row.p_harm <= alpha:
+        elif row.p_harm <= alpha or row.high < 0:
             more = max(_rows_to_see(row, len(judged), gates) - row.rows, 1)
-            sentence = f"Perhaps lost on {_slice(row, judged, gates)}. About {more} more rows of it would tell."
-            found.append(Finding(gate="slices", outcome="unknown", sentence=sentence))
-        elif 0.5**row.senders > alpha and row.high < 0:
-            more = math.ceil(-math.log2(alpha)) - row.senders
-            sentence = (
-                f"Perhaps lost on {_slice(row, judged, gates)}. So few senders may fail together by chance: photos of "
-                f"{more} more {'sender' if more == 1 else 'senders'} at least are needed."
-            )
+            who = " of more senders" if row.senders < FEW_SENDERS else ""
+            sentence = f"Perhaps lost on {_slice(row, judged, gates)}. About {more} more rows of it{who} would tell."
             found.append(Finding(gate="slices", outcome="unknown", sentence=sentence))
     return found or [_no_slice_lost(judged, gates)]
 

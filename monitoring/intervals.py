@@ -27,7 +27,7 @@ BLOCK = 2_000_000  # numbers in one block of resamples: 16 MB
 # ---------------------------------------------------------------------------------------------- clusters
 
 
-def cluster_numbers(senders: NDArray[np.str_]) -> NDArray[np.intp]:
+def cluster_numbers(senders: NDArray[np.str_] | NDArray[np.intp]) -> NDArray[np.intp]:
     """A number for each row's sender, 0..K-1, [N].
 
     A single sender cannot be resampled: then, and only then, each row is a cluster of its own.
@@ -183,3 +183,21 @@ def sign_flip(net: NDArray[np.int64]) -> float:
         chance = (chance + moved) / 2
     seen = int(net[net > 0].sum())
     return min(1.0, float(chance[seen:].sum()))
+
+
+def net_by_cluster(ours: Bools, theirs: Bools, clusters: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Photos that only the one got right less those that only the other did, by cluster, [K]."""
+    return np.rint(np.bincount(clusters, weights=ours.astype(float) - theirs)).astype(np.int64)
+
+
+def paired_test(ours: Bools, theirs: Bools, clusters: NDArray[np.intp], *, confidence: float) -> float:
+    """One-sided p of "no better": McNemar's exact test over photos or over senders, whichever is less sure.
+
+    Over photos alone the test is too sure where a sender's photos fail together. With so few senders that no
+    outcome could reach `confidence`, photos are all there is.
+    """
+    wins, losses = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
+    over_photos = one_sided_mcnemar(wins, losses)
+    if 0.5 ** len(np.unique(clusters)) > 1 - confidence:
+        return over_photos
+    return max(over_photos, sign_flip(net_by_cluster(ours, theirs, clusters)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from monitoring.intervals import Bools, Floats, accuracy_bounds, cluster_numbers, one_sided_mcnemar, sign_flip
+from monitoring.intervals import Bools, Floats, accuracy_bounds, cluster_numbers, net_by_cluster, paired_test, sign_flip
 
 if TYPE_CHECKING:
     from monitoring.comparison import Paired
@@ -42,9 +42,9 @@ class SliceRow:
     low: float
     high: float
     p_value: float
-    """Exact McNemar over photos, one-sided: how likely so many wins are if the contender is no better here."""
+    """As of a `Comparison`: how likely so many wins are if the contender is no better here."""
     p_harm: float
-    """The same test over senders, the other way round: how likely so large a loss is if nothing was lost."""
+    """McNemar's exact test over senders, the other way round: how likely so large a loss is if nothing was lost."""
     p_harm_holm: float | None
     """Adjusted for the number of judged slices; None where it is not judged."""
     judged: bool
@@ -118,17 +118,22 @@ def slice_table(
     them: the same question is asked once.
     """
     ours, theirs = paired.rights()
+    _, of_row = np.unique(paired.senders, return_inverse=True)  # numbers are sorted faster than names
     judged = _judged(masks, min_rows)
-    harm = {key: _harm(ours[mask], theirs[mask], paired.senders[mask]) for key, mask in masks.items() if mask.any()}
+    # Photos of one sender fail together, so senders are counted: photos would be too sure of a loss.
+    harm = {
+        key: sign_flip(net_by_cluster(theirs[mask], ours[mask], of_row[mask]))
+        for key, mask in masks.items()
+        if mask.any()
+    }
     adjusted = dict(zip(judged, _holm([harm[key] for key in judged]), strict=True))
     table = []
     for (column, value), mask in masks.items():
         if not mask.any():
             continue
-        mine, other, senders = ours[mask], theirs[mask], paired.senders[mask]
-        low, high = accuracy_bounds(
-            mine, other, cluster_numbers(senders), confidence=confidence, resamples=RESAMPLES, seed=seed
-        )
+        mine, other, senders = ours[mask], theirs[mask], of_row[mask]
+        clusters = cluster_numbers(senders)
+        low, high = accuracy_bounds(mine, other, clusters, confidence=confidence, resamples=RESAMPLES, seed=seed)
         difference = float(mine.mean() - other.mean())
         table.append(
             SliceRow(
@@ -141,7 +146,7 @@ def slice_table(
                 difference=difference,
                 low=min(low, difference),
                 high=max(high, difference),
-                p_value=one_sided_mcnemar(int(np.sum(mine & ~other)), int(np.sum(other & ~mine))),
+                p_value=paired_test(mine, other, clusters, confidence=confidence),
                 p_harm=harm[column, value],
                 p_harm_holm=adjusted.get((column, value)),
                 judged=(column, value) in adjusted,
@@ -159,13 +164,6 @@ def _judged(masks: Mapping[Key, Bools], min_rows: int) -> list[Key]:
             found.append(key)
         seen.add(rows)
     return found
-
-
-def _harm(ours: Bools, theirs: Bools, senders: NDArray[np.str_]) -> float:
-    """Photos of one sender fail together, so senders are counted: photos would be too sure of a loss."""
-    _, of_row = np.unique(senders, return_inverse=True)
-    lost = np.bincount(of_row, weights=theirs.astype(float) - ours)
-    return sign_flip(np.rint(lost).astype(np.int64))
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:
