@@ -7,17 +7,16 @@ Runs when `decide` asks for it (asset `classy_retrain`), every Monday, or **by h
 | snapshot | freezes the training set as of a time: only what was known then |
 | train / optimize | fits each candidate, exports it to ONNX and checks the export |
 | evaluate | the best contender against the champion on the same held-out rows: PROMOTE, HOLD or INSUFFICIENT DATA. **Model version** has all a reviewer needs |
-| approve | waits for a person, if the form or the recipe asks for it (*Required Actions* in the menu) |
-| promote | makes it the champion; a refused contender ends here as skipped |
+| approve | waits for a person, if the form or the recipe asks for it: *Required Actions*, or tags on the version in MLflow |
+| promote | makes it the champion; a contender that the judge or a person refused ends here as skipped |
 
 A training that is killed resumes at its last epoch when it is retried. The same request twice trains once.
 """
 
 from datetime import timedelta
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task, task_group
-from airflow.sdk.exceptions import AirflowSkipException
+from classy_approval import FORM, Approval, as_arguments
 from wiring import (
     DEFAULTS,
     RECIPE,
@@ -39,23 +38,6 @@ WEEKLY = AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 6 * * 1", timezon
 LONGEST = timedelta(minutes=RECIPE.budget.train_minutes) + DEFAULTS["execution_timeout"]
 """Of a training task: its budget ends it in order, the timeout only if that hangs."""
 NAMES = [candidate.name for candidate in RECIPE.candidates]
-
-
-class Approval(ApprovalOperator):
-    """Airflow's approval, asked only where the run's form wants it and the judge said PROMOTE."""
-
-    template_fields = (*ApprovalOperator.template_fields, "verdict")
-
-    def __init__(self, *, verdict: object, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self.verdict = verdict
-
-    def execute(self, context):
-        if self.verdict != "PROMOTE":
-            raise AirflowSkipException(f"the judge said {self.verdict}")
-        if not context["params"]["approval"]:
-            return None
-        return super().execute(context)
 
 
 @dag(
@@ -105,7 +87,8 @@ class Approval(ApprovalOperator):
             RECIPE.gates.approval,
             type="boolean",
             title="Ask a person",
-            description="Wait for an approval before the promotion.",
+            description="A person must approve before the promotion."
+            + (" The recipe asks for it in any case." if RECIPE.gates.approval else ""),
         ),
         "reason": Param("", type="string", title="Reason", description="Why, for the ledger."),
     },
@@ -150,9 +133,13 @@ def training() -> None:
         return run_step("evaluate", run_ids=run_ids, snapshot_uri=snapped["snapshot_uri"], run_key=snapped["run_key"])
 
     @task
-    def promote(snapped: dict, response: dict | None) -> dict:
-        approved_by = ((response or {}).get("responded_by_user") or {}).get("name")
-        return run_step("promote", run_key=snapped["run_key"], approved_by=approved_by, reason=snapped["reason"])
+    def promote(snapped: dict, response: dict | None, params: dict) -> dict:
+        receipt = run_step(
+            "promote", run_key=snapped["run_key"], reason=snapped["reason"], needs_approval=params["approval"],
+            **as_arguments(response),
+        )  # fmt: skip
+        skip_unless(receipt["promoted"], receipt["reason"])
+        return receipt
 
     snapped = snapshot()
     evaluated = linked(
@@ -162,9 +149,11 @@ def training() -> None:
     )
     approve = Approval(
         task_id="approve",
-        subject="Promote the contender?",
-        body="{{ ti.xcom_pull(task_ids='evaluate')['reasons'] | join('\n\n') }}",
+        subject="Promote version {{ ti.xcom_pull(task_ids='evaluate')['version'] }}?",
+        run_key=snapped["run_key"],
         verdict=evaluated["verdict"],
+        always=RECIPE.gates.approval,
+        params=FORM,
         execution_timeout=None,
     )
     linked(promote(snapped, approve.output), version_url="Model version")

@@ -166,16 +166,16 @@ def test_unclear_tags_are_told_on_the_page_until_they_are_mended(case: Case) -> 
     assert look() is None
     assert tags_of(case)[approval.PROBLEM].startswith("tag approval = 'aproved' is neither")
     set_tags(case, approval="Approved")
-    assert look() == "approved by ada by a tag in MLflow"
+    assert look() == ("APPROVE", "approved by ada by a tag in MLflow")
     assert approval.PROBLEM not in tags_of(case)
 
 
 def test_the_watch_sees_an_answer_in_the_ledger_and_a_promotion(case: Case) -> None:
     assert approval.answered(case.settings, "key-1") is None
     promote.run(case.settings, case.recipe, run_key="key-1")
-    assert approval.answered(case.settings, "key-1") == "promoted already: generation 1 by tester"
+    assert approval.answered(case.settings, "key-1") == ("APPROVE", "promoted already: generation 1 by tester")
     promote.run(case.settings, case.recipe, run_key="key-1", approved_by="ada")
-    assert approval.answered(case.settings, "key-1") == "approved by ada by command"
+    assert approval.answered(case.settings, "key-1") == ("APPROVE", "approved by ada by command")
 
 
 def test_a_watch_that_cannot_ask_says_so_and_a_first_look_does_not_stop_the_question(case: Case) -> None:
@@ -200,7 +200,7 @@ def test_the_question_says_what_each_answer_does_and_where_else_to_give_it(case:
     text = approval.question(case.settings, "key-1")
     reason = case.evaluate("first").reasons[0]
     for part in ("The judge says **PROMOTE**: version 1 (`first`)", f"- {reason}", "(models:/classy/1)",
-                 "Nothing is in production, and that stays so.", "without end", "`approval` = `approved` or `rejected`",
+                 "**Reject** leaves production empty.", "without end", "`approval` = `approved` or `rejected`",
                  "`classy promote --run-key key-1 --approved-by NAME`"):  # fmt: skip
         assert part in text
     with pytest.raises(ClassyError, match="run key key-9: nothing was judged"):

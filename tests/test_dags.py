@@ -34,8 +34,8 @@ print("RESULT " + json.dumps({{"dags": dags, "errors": bag.import_errors, "heavy
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     home = tmp_path_factory.mktemp("airflow")
     env = {**os.environ, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-           "PYTHONPATH": os.pathsep.join([str(ROOT / "dags"), str(ROOT)]), "CLASSY_HOME": str(home / "classy"),
-           "CLASSY_TRAINING_POOL": "classy_training"}  # fmt: skip
+           "PYTHONPATH": os.pathsep.join([str(ROOT / "dags"), str(ROOT / "dags" / "preload"), str(ROOT)]),
+           "CLASSY_HOME": str(home / "classy"), "CLASSY_TRAINING_POOL": "classy_training"}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(folder=str(ROOT / "dags"))], capture_output=True, text=True, env=env
     )

@@ -201,8 +201,8 @@ def _take_off(
 # -------------------------------------------------------------------------------------------- while one waits
 
 
-def watch(settings: Settings, run_key: str) -> Callable[[], str | None]:
-    """A function that says who answered, as soon as somebody did outside Airflow; None until then.
+def watch(settings: Settings, run_key: str) -> Callable[[], tuple[Action, str] | None]:
+    """A function that gives what was answered outside Airflow, and a sentence about it; None until somebody did.
 
     It keeps its connections, and looks at the ledger, at production and at the version's tags.
 
@@ -212,22 +212,22 @@ def watch(settings: Settings, run_key: str) -> Callable[[], str | None]:
     client, store = tracking.connect(settings), open_store(settings.database_url)
     version = judgement.of_decision(need_judged(store, run_key))["contender"]["version"]
 
-    def look() -> str | None:
+    def look() -> tuple[Action, str] | None:
         try:
             if (answer := of(store, run_key)) is not None:
-                return answer.sentence
+                return answer.action, answer.sentence
             if (row := store.deployment_of(run_key)) is not None:
-                return f"promoted already: generation {row['generation']} by {row['actor']}"
+                return "APPROVE", f"promoted already: generation {row['generation']} by {row['actor']}"
             found = tagged(client, settings, version)
         except (MlflowException, StoreError) as error:
             raise ClassyError(f"run key {run_key}: whether somebody answered cannot be seen now: {error}") from error
-        return found.sentence if isinstance(found, Answer) else None
+        return (found.action, found.sentence) if isinstance(found, Answer) else None
 
     return look
 
 
-def answered(settings: Settings, run_key: str) -> str | None:
-    """Who answered already, outside Airflow; None where nobody did, or nobody can tell now."""
+def answered(settings: Settings, run_key: str) -> tuple[Action, str] | None:
+    """What `watch` sees at once; None also where it cannot look."""
     try:
         return watch(settings, run_key)()
     except (ClassyError, StoreError):
@@ -254,7 +254,7 @@ def question(settings: Settings, run_key: str) -> str:
     evidence = judgement.of_decision(need_judged(open_store(settings.database_url), run_key))
     contender, champion = evidence["contender"], evidence["champion_version"]
     version, address = contender["version"], version_url(settings, contender["version"])
-    kept = f"Version {champion} stays the champion" if champion else "Nothing is in production, and that stays so"
+    kept = f"leaves version {champion} the champion" if champion else "leaves production empty"
     lines = [
         f"The judge says **{evidence['verdict']}**: version {version} (`{contender['candidate']}`) against "
         f"{judgement.opponent_name(evidence['opponent'])}.",
@@ -264,8 +264,8 @@ def question(settings: Settings, run_key: str) -> str:
         f"All that was measured, with pictures: [version {version} in MLflow]({address}).",
         "",
         f"- **Approve** makes version {version} the champion.",
-        f"- **Reject**: {kept[0].lower()}{kept[1:]}.",
-        f"- Until somebody answers, this run waits, without end. {kept}.",
+        f"- **Reject** {kept}.",
+        "- This run waits for either, without end; no other training starts meanwhile.",
         "",
         "Your name and note go to the ledger. You can also answer",
         "",

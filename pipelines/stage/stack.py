@@ -198,6 +198,8 @@ class Stack:
         api = self._spawn("airflow-api", sys.executable, "-m", "airflow", "api-server")
         self._spawn("airflow-dags", sys.executable, "-m", "airflow", "dag-processor")
         self._spawn("airflow-scheduler", sys.executable, "-m", "airflow", "scheduler")
+        # While a person is asked, it looks for an answer outside Airflow.
+        self._spawn("airflow-triggerer", sys.executable, "-m", "airflow", "triggerer", "--skip-serve-logs")
         self._call("airflow-pool", sys.executable, "-m", "airflow", "pools", "set", TRAINING_POOL, "1", "GPU work")
         self._wait_for(mlflow, f"{self.mlflow_url}/health")
         self._wait_for(api, f"{self.airflow_url}/api/v2/version")
