@@ -144,7 +144,7 @@ def draw_slices(path: Path, table: Sequence[SliceRow], confidence: float) -> Non
     for row, place in zip(shown, places, strict=True):
         standing = words[id(row)]
         colour = {"won": CONTENDER, "lost": OPPONENT}.get(standing, QUIET)
-        thick, inside = (1, "white") if standing == "small" else (2, colour)
+        thick, inside = (1, "white") if standing == "unjudged" else (2, colour)
         axes.plot([row.low, row.high], [place, place], color=colour, linewidth=thick, solid_capstyle="round")
         axes.scatter(row.difference, place, s=24, facecolor=inside, edgecolor=colour, zorder=3)
     left, right = min([-0.05, *(row.low for row in shown)]), max([0.05, *(row.high for row in shown)])

@@ -5,7 +5,7 @@ from typing import Literal
 
 from monitoring.slices import ROWS, SliceRow
 
-Standing = Literal["won", "lost", "even", "small", "other"]
+Standing = Literal["won", "lost", "even", "unjudged", "other"]
 
 
 def standings(table: Sequence[SliceRow], confidence: float) -> list[Standing]:
@@ -14,7 +14,7 @@ def standings(table: Sequence[SliceRow], confidence: float) -> list[Standing]:
     - lost: the test over senders shows it with `confidence`, adjusted for the number of judged slices (Holm);
     - won: the test over photos shows it so, and the interval, which knows the senders, is above 0 as well;
     - even: judged, and neither is shown;
-    - small: not judged, because it has too few photos or the same ones as another slice;
+    - unjudged: it has too few photos, or the same ones as another slice, or all;
     - other: all golden, or all fresh rows, which have gates of their own.
     """
     judged = [row for row in table if row.judged]
@@ -26,7 +26,7 @@ def _standing(row: SliceRow, p_win: float | None, alpha: float) -> Standing:
     if row.column == ROWS:
         return "other"
     if p_win is None:
-        return "small"
+        return "unjudged"
     if p_win <= alpha and row.low > 0:
         return "won"
     if row.p_harm_holm is not None and row.p_harm_holm <= alpha and row.difference < 0:

@@ -401,7 +401,7 @@ def test_a_slice_is_won_or_lost_only_after_an_adjustment_for_their_number() -> N
     unsure = a_slice(difference=0.2, low=-0.01, high=0.4, p_value=0.0001)
     small = a_slice(difference=-0.5, p_harm=0.0001, p_harm_holm=None, judged=False)
     golden = a_slice(column="rows", value="golden", judged=False, p_harm_holm=None)
-    assert standings([unsure, small, golden], 0.95) == ["even", "small", "other"]
+    assert standings([unsure, small, golden], 0.95) == ["even", "unjudged", "other"]
 
 
 # -------------------------------------------------------------------------------------------- numbers

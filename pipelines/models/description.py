@@ -28,6 +28,8 @@ PICTURES = {
 LEVELS = ((20, 400, 12), (8, 400, 8), (6, 300, 6), (4, 250, 4), (3, 200, 3), (2, 120, 2), (1, 80, 1))
 """Reasons, characters of each, and names in each list: the first that fits is taken."""
 GUARDED = {"pass": "holds", "fail": "**too much**", "unknown": "**cannot tell**", "not asked": "not asked"}
+MARKS = {"fail": "fails", "unknown": "cannot tell", "pass": "holds"}
+MOST_GATES = 12
 NAME = 40
 """Characters of a name that is not ours."""
 MARKUP = re.compile(r"[^\w\s.,;:=?!$()+/%'−–…°×≥≤-]|:(?=\S)")
@@ -74,12 +76,14 @@ def _blocks(evidence: Evidence, settings: Settings, *, reasons: int, length: int
 
 
 def _reasons(evidence: Evidence, most: int, length: int) -> str:
-    marks = {"pass": "holds", "fail": "fails", "unknown": "cannot tell"}
-    lines = [
-        f"- **{marks[found['outcome']]}** {_words(found['sentence'], length)}" for found in evidence["findings"][:most]
-    ]
-    more = len(evidence["findings"]) - most
-    return "\n".join([*lines, f"- and {more} more, in the report"] if more > 0 else lines)
+    findings = evidence["findings"]
+    lines = [f"- **{MARKS[found['outcome']]}** {_words(found['sentence'], length)}" for found in findings[:most]]
+    for outcome, mark in MARKS.items():
+        rest = [_words(found["gate"], 24) for found in findings[most:] if found["outcome"] == outcome]
+        if rest:
+            more = f" and {len(rest) - MOST_GATES} more" if len(rest) > MOST_GATES else ""
+            lines.append(f"- **{mark}**, as the report says: {', '.join(rest[:MOST_GATES])}{more}")
+    return "\n".join(lines)
 
 
 def _links(evidence: Evidence, server: bool) -> str:
@@ -145,10 +149,9 @@ def _slices(evidence: Evidence, most: int) -> str:
         f"{judged} judged, adjusted for that number (Holm); gates.slice_margin allows a loss of "
         f"{evidence['gates']['slice_margin']:g}.",
     ]
-    if groups["small"]:
+    if small := telling.too_small(evidence):
         few = evidence["gates"]["slice_min_rows"]
-        small = sorted(groups["small"], key=lambda row: -row["rows"])
-        lines.append(f"**Not judged** (under {few} photos): {names(small, lambda row: str(row['rows']))}.")
+        lines.append(f"**Too small to judge** (under {few} photos): {names(small, lambda row: str(row['rows']))}.")
     return " ".join(lines)
 
 

@@ -115,6 +115,7 @@ def html(evidence: Evidence, pictures: Sequence[Picture] = (), photos: Sequence[
             ratios=telling.ratio_lines(evidence),
             names=telling.BEHAVIOUR,
             slices=telling.slice_rows(evidence),
+            too_small=telling.too_small(evidence),
             groups=telling.slices_by_standing(evidence),
             data=telling.data(evidence),
             code=telling.code(evidence),

@@ -6,7 +6,7 @@ Nothing here is escaped: labels, senders and candidates are other people's text,
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from monitoring.slices import SliceRow
 from monitoring.standing import Standing, standings
@@ -166,13 +166,21 @@ def slice_rows(evidence: Evidence) -> list[tuple[Mapping[str, Any], Standing]]:
 
 
 def slices_by_standing(evidence: Evidence) -> dict[Standing, list[Mapping[str, Any]]]:
-    """Slices that were won, lost, are even, or too small; the largest difference first."""
-    groups: dict[Standing, list[Mapping[str, Any]]] = {"won": [], "lost": [], "even": [], "small": [], "other": []}
+    """The slices of each standing, the largest difference first."""
+    groups: dict[Standing, list[Mapping[str, Any]]] = {name: [] for name in get_args(Standing)}
     for row, standing in slice_rows(evidence):
         groups[standing].append(row)
     for rows in groups.values():
         rows.sort(key=lambda row: -abs(row["difference"]))
     return groups
+
+
+def too_small(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """Slices with too few photos to be judged, the largest first."""
+    rows = [
+        row for row in slices_by_standing(evidence)["unjudged"] if row["rows"] < evidence["gates"]["slice_min_rows"]
+    ]
+    return sorted(rows, key=lambda row: -row["rows"])
 
 
 # ------------------------------------------------------------------------------------------- and so on
