@@ -290,6 +290,12 @@ def test_an_old_snapshot_that_a_young_run_uses_stays(world: World) -> None:
     assert "younger than 30 days" in str(stays(world, "snapshot snap-lost"))
 
 
+def test_a_training_that_began_long_ago_and_still_goes_on_keeps_its_snapshot(world: World) -> None:
+    assert stays(world, "snapshot snap-given-up") is None
+    world.client.log_metric(world.runs["given-up"], "epoch_train_loss", 0.5, timestamp=milliseconds(YOUNG), step=9)
+    assert "younger than 30 days" in str(stays(world, "snapshot snap-given-up"))
+
+
 def test_a_young_verdict_keeps_what_it_names(world: World) -> None:
     world.train("refused")
     world.judge("refused", "HOLD", at=YOUNG, against="champion")

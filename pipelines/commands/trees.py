@@ -1,5 +1,6 @@
 """The chain of a generation and its history as a person reads them, in a terminal of 80 columns or more."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -144,8 +145,9 @@ def _verdict(parent: Tree, found: Mapping[str, Any]) -> None:
         if approved
         else "nobody approved it"
     )
-    if found["asked"]:
-        _link(branch, found["asked"], f"asked for by {found['asked']['decision']}", found["asked"]["reason"])
+    if (asked := found["asked"]) is not None:
+        reason = None if asked["reason"] in found["reason"] else asked["reason"]
+        _link(branch, asked, f"asked for by {asked['decision']}", reason)
 
 
 def _run(parent: Tree, run: Mapping[str, Any]) -> Tree:
@@ -193,8 +195,7 @@ def _day(day: Mapping[str, Any]) -> Tree:
     parts = []
     for name in ("shard", "clean", "raw"):
         parts.append(f"{name} {_short(day[name]['hash'])[:8]} {_mark(day[name])}")
-    rows = day["shard"]["rows"]
-    tree = Tree(f"[bold]{day['day']}[/] {'–' if rows is None else f'{rows:,}'} rows: " + " ← ".join(parts))
+    tree = Tree(f"[bold]{day['day']}[/]: " + " ← ".join(parts))
     for name in ("shard", "clean", "raw"):
         if day[name]["state"] != "there" and day[name]["says"]:
             tree.add(f"{name}: {escape(day[name]['says'])}")
@@ -211,7 +212,8 @@ def prune_table(found: "Pruned") -> Group:
     for items, word in ((found.goes, "[red]deleted[/]" if found.deleted else "[red]goes[/]"), (found.stays, "stays")):
         for item in items:
             age = "–" if item.age_days is None else f"{item.age_days:.0f}"
-            table.add_row(item.what, escape(item.name), age, _bytes(item.bytes), word, escape(item.why))
+            name = re.sub(r"[0-9a-f]{20,}", lambda digits: f"{digits[0][:SHORT]}…", item.name)
+            table.add_row(item.what, escape(name), age, _bytes(item.bytes), word, escape(item.why))
     words = f"{len(found.goes)} of {len(found.goes) + len(found.stays)} {'went' if found.deleted else 'may go'}"
     last = f"{words}, {_bytes(found.bytes)}; older than {found.older_than_days} days."
     if not found.deleted:

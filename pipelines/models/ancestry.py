@@ -32,9 +32,9 @@ def snapshot(sources: Sources, quick: bool) -> tuple[dict[str, Any], dict[str, A
     }
     if seen["state"] == THERE and manifest.get("snapshot_id") != snapshot_id:
         seen = {**seen, "state": CHANGED, "says": f"it calls itself {manifest.get('snapshot_id')}"}
-    elif seen["state"] == THERE and seen["recorded_hash"] is None and not quick:
-        # Its name is the hash of its content.
-        seen = {**seen, "says": "each file is as its manifest says"}
+    elif seen["state"] == THERE and seen["recorded_hash"] is None:
+        # Its name is the hash of its content, so it is not as unsure as another partition.
+        seen = {**seen, "says": None if quick else "each file is as its manifest says"}
     return {**seen, **facts}, manifest
 
 

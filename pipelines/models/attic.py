@@ -35,6 +35,8 @@ ASIDE = ".pruned"
 MARK = "pruned.json"
 """On a store without a rename: in a folder that is being deleted."""
 PAGE = 1_000
+EPOCHS = "epoch_train_loss"
+"""The metric that a training logs after each epoch."""
 
 
 class StillNeeded(ClassyError):
@@ -61,7 +63,7 @@ class Attic:
             generations=generations,
             decisions=decisions,
             evidence=self.evidence,
-            trainings=[_training(run) for run in self._runs()],
+            trainings=self._trainings(),
             aliases={version: ", ".join(version_.aliases) for version, version_ in self._versions().items()
                      if version_.aliases},
         )  # fmt: skip
@@ -76,6 +78,26 @@ class Attic:
             token = page.token
             if not token:
                 return
+
+    def _trainings(self) -> list[Training]:
+        return [self._training(run) for run in self._runs()]
+
+    def _training(self, run: Run) -> Training:
+        tags = run.data.tags
+        times = [run.info.start_time, run.info.end_time]
+        if run.info.status == "RUNNING":
+            # It may have begun long ago, or have been taken up again: its newest epoch tells.
+            times += [epoch.timestamp for epoch in self.client.get_metric_history(run.info.run_id, EPOCHS)]
+        newest = max((time for time in times if time is not None), default=None)
+        return Training(
+            run_id=run.info.run_id,
+            run_key=tags.get(tracking.RUN_KEY),
+            candidate=tags.get(tracking.CANDIDATE),
+            snapshot_id=tags.get(tracking.SNAPSHOT_ID),
+            finished=tracking.TRAINED in tags,
+            newest=_moment(newest) or datetime.max.replace(tzinfo=UTC),
+            package_sha256=tags.get(tracking.PACKAGE_SHA256),
+        )
 
     def _versions(self) -> dict[str, ModelVersion]:
         name, token = self.settings.model_name, None
@@ -104,8 +126,7 @@ class Attic:
     def _snapshots(self) -> Iterator[Thing]:
         root = files.join(self.settings.data_root, "snapshots")
         used: dict[str, datetime] = {}
-        for run in self._runs():
-            training = _training(run)
+        for training in self._trainings():
             if training.snapshot_id is not None:
                 used[training.snapshot_id] = max(training.newest, used.get(training.snapshot_id, training.newest))
         for name in files.list_partitions(root):
@@ -125,7 +146,7 @@ class Attic:
 
     def _checkpoints(self) -> Iterator[Thing]:
         root = self.settings.home / "runs"
-        known = {(run.run_key, run.candidate): run for run in map(_training, self._runs())}
+        known = {(run.run_key, run.candidate): run for run in self._trainings()}
         for folder in sorted(path for path in root.glob("*/*") if path.is_dir()):
             run_key, candidate = unquote(folder.parent.name), folder.name
             if candidate.endswith(ASIDE):
@@ -148,7 +169,7 @@ class Attic:
         for version, entry in self._versions().items():
             run = runs.get(entry.run_id)
             size = run.data.metrics.get("package_bytes") if run else None
-            times = [_moment(entry.creation_timestamp), _training(run).newest if run else None]
+            times = [_moment(entry.creation_timestamp), self._training(run).newest if run else None]
             yield Thing(
                 what="version",
                 name=version,
@@ -163,7 +184,7 @@ class Attic:
     def _caches(self) -> Iterator[Thing]:
         cache = self.settings.home / "cache"
         owners: dict[str, set[str]] = {}
-        for run in map(_training, self._runs()):
+        for run in self._trainings():
             if run.package_sha256:
                 owners.setdefault(run.package_sha256, set()).add(run.run_id)
         for note in _entries(cache / "models" / "runs"):
@@ -213,20 +234,6 @@ def _document(row: Any) -> dict[str, Any] | None:
     except (ClassyError, OSError):
         # Retention keeps whatever it might have named.
         return None
-
-
-def _training(run: Run) -> Training:
-    tags = run.data.tags
-    newest = _moment(run.info.end_time) or _moment(run.info.start_time)
-    return Training(
-        run_id=run.info.run_id,
-        run_key=tags.get(tracking.RUN_KEY),
-        candidate=tags.get(tracking.CANDIDATE),
-        snapshot_id=tags.get(tracking.SNAPSHOT_ID),
-        finished=tracking.TRAINED in tags,
-        newest=newest or datetime.max.replace(tzinfo=UTC),
-        package_sha256=tags.get(tracking.PACKAGE_SHA256),
-    )
 
 
 def _moment(milliseconds: int | None) -> datetime | None:
