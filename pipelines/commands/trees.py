@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 STYLES = {"there": "green", "changed": "bold yellow", "gone": "bold red", "unknown": "dim"}
 SHORT = 12
 """Digits of a hash that are shown."""
-DAYS = 10
+DAYS = 14
 """So many days are shown one by one where all is well; the others are counted."""
 
 
