@@ -115,9 +115,9 @@ def rule(
 # ----------------------------------------------------------------------------------------- what is there now
 
 
-def shown(settings: Settings) -> dict[str, Any]:
+def shown(settings: Settings, client: MlflowClient | None = None) -> dict[str, Any]:
     """What the registry shows: aliases, and the generation tag of each version that has one."""
-    client = tracking.connect(settings)
+    client = client or tracking.connect(settings)
     versions = client.search_model_versions(f"name = '{settings.model_name}'")
     tags = {str(version.version): version.tags.get(registry.GENERATION) for version in versions}
     aliases = client.get_registered_model(settings.model_name).aliases
