@@ -112,7 +112,7 @@ def _judge(
     paired, siblings = contest.predict(data, given, sides)
     facts = [facts_of(client, side.run_id, side.card) for side in (sides.contender, sides.opponent)]
     compared = [found for found in [contest.latency(data, sides, recipe.gates.confidence), *ratios(*facts)] if found]
-    behaved = behaviour.examine(data, sides.contender, sides.opponent, recipe.behaviour, recipe.gates)
+    behaved = behaviour.examine(data, sides.contender, sides.opponent, recipe.behaviour, recipe.gates, paired=paired)
     seeds = _seeds(recipe, given, sides, [paired, *siblings])
     judged = judge(
         paired,

@@ -266,6 +266,18 @@ def test_a_baseline_is_no_measure_of_what_a_network_may_cost(settings: Settings,
     assert found.metrics["size_contender"] / found.metrics["size_opponent"] == 100
 
 
+def test_behaviour_is_reported_and_holds_back_only_where_the_recipe_says_so(championed: Case) -> None:
+    """These models read one pixel, so they change their minds when a photo moves."""
+    found = championed.evaluate("better", run_key="key-2")
+    shares = {row["test"]: row for row in evidence(found.evidence_uri)["behaviour"]}
+    assert (shares["shift"]["passed"], found.verdict) == (False, "PROMOTE")
+    behaviour = championed.recipe.behaviour.model_copy(update={"gating": True})
+    recipe = championed.recipe.model_copy(update={"behaviour": behaviour})
+    held = replace(championed, recipe=recipe).evaluate("better", run_key="key-3")
+    assert held.verdict == "HOLD"
+    assert held.reasons[0].startswith("Photos moved by 5% of their side lose their answer")
+
+
 def test_not_worse_is_enough_where_the_recipe_says_so(championed: Case) -> None:
     assert championed.evaluate("good", run_key="key-2").verdict == "HOLD"
     assert championed.gated(require="not_worse", margin=0.2).evaluate("good", run_key="key-3").verdict == "PROMOTE"
