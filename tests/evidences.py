@@ -6,6 +6,7 @@ Its numbers come out of the judge's own statistics; only the answers are drawn.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,25 @@ from numpy.typing import NDArray
 
 from monitoring.comparison import Comparison, Paired, compare
 from monitoring.slices import SliceRow, slice_masks, slice_table
+from pipelines.models import review
 from pipelines.models.review import Photos
 from pipelines.sections import Gates
+from pipelines.settings import Settings, load_settings
 
 DIGITS = tuple("0123456789")
+SERVER = "http://mlflow.example:5000"
+NASTY = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "[here](javascript:alert(1))",
+    "a | b *c* _d_ `e` ~~f~~ @who :smile: # 1",
+    "https://example.org/?a=1&b=2",
+    "www.example.org",
+    "{{ 7 * 7 }} {% raw %}",
+    "Hose$x^2$",
+    "ein sehr langer Name einer Klasse, die niemand in einer Zeile lesen kann, weil sie nicht endet",
+    "多色のシャツ",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,3 +226,14 @@ SEEDS = {
     "low": 0.061,
     "high": 0.146,
 }
+
+
+def write(folder: Path, one: Judged) -> Path:
+    """The report in a folder, with all that is beside it."""
+    review.write(folder, one.evidence, one.paired, one.table, one.classes, one.photos)
+    return folder / review.REPORT
+
+
+def on_server(home: Path, uri: str = SERVER) -> Settings:
+    """Settings of somebody who has an MLflow server."""
+    return load_settings(home=home, mlflow_uri=uri, actor="tester")

@@ -1,58 +1,20 @@
 """The review: a person sees enough to decide, on the version's page and in one file, and never somebody's markup."""
 
 import csv
-import json
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from mlflow.tracking import MlflowClient
 from PIL import Image
-from playwright.sync_api import Browser, Page
 
 from monitoring import disagreement
 from monitoring.comparison import Paired
-from monitoring.slices import SliceRow
-from monitoring.standing import standings
-from pipelines.models import judgement, registry, review, telling, tracking
+from pipelines.models import judgement, review, telling
 from pipelines.models.description import MOST
-from pipelines.settings import Settings, load_settings
-from tests.browser import Watch, browser, sideways, widths_of_pictures
-from tests.evidences import Judged, judged
-from tests.servers import mlflow_server
-
-__all__ = ["browser"]
-
-SERVER = "http://mlflow.example:5000"
-NASTY = (
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "[here](javascript:alert(1))",
-    "a | b *c* _d_ `e` ~~f~~ @who :smile: # 1",
-    "https://example.org/?a=1&b=2",
-    "www.example.org",
-    "{{ 7 * 7 }} {% raw %}",
-    "Hose$x^2$",
-    "ein sehr langer Name einer Klasse, die niemand in einer Zeile lesen kann, weil sie nicht endet",
-    "多色のシャツ",
-)
-
-
-def write(folder: Path, one: Judged) -> Path:
-    review.write(folder, one.evidence, one.paired, one.table, one.classes, one.photos)
-    return folder / review.REPORT
-
-
-def on_server(home: Path, uri: str = SERVER) -> Settings:
-    return load_settings(home=home, mlflow_uri=uri, actor="tester")
+from pipelines.settings import Settings
+from tests.evidences import NASTY, SERVER, Judged, judged, on_server, write
 
 
 class Tags(HTMLParser):
@@ -319,91 +281,6 @@ def test_pictures_are_drawn_for_few_and_for_many_classes(count: int, size: int, 
     assert report.read_text().count(f'src="data:image/{kind};base64,') == (23 if kind == "png" else 20)
 
 
-# ------------------------------------------------------------------------------- photos and slices picked
-
-
-def made_paired(ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray, sure: np.ndarray, senders: int) -> Paired:
-    def said(answers: np.ndarray) -> np.ndarray:
-        found = np.tile(((1 - sure) / 3)[:, None], (1, 4))
-        found[np.arange(len(answers)), answers] = sure
-        return found
-
-    names = np.array([f"s{number % senders}" for number in range(len(labels))], dtype=np.str_)
-    return Paired(labels=labels, contender=said(ours), opponent=said(theirs), senders=names)
-
-
-@given(
-    answers=st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3), st.floats(0.4, 1.0)), max_size=80
-    ),
-    senders=st.integers(1, 9),
-)
-@hypothesis_settings(max_examples=100, deadline=None)
-def test_the_photos_are_disagreements_in_proportion_and_the_rule_is_the_same_for_both(
-    answers: list[tuple[int, int, int, float]], senders: int
-) -> None:
-    columns = np.array(answers, dtype=float).reshape(-1, 4)
-    ours, theirs, labels = columns[:, :3].astype(int).T
-    paired = made_paired(ours, theirs, labels, columns[:, 3], senders)
-    picked = disagreement.pick(paired)
-    differ = int(np.sum(ours != theirs))
-    assert len(picked) == min(disagreement.MOST, differ)
-    assert len({one.position for one in picked}) == len(picked)
-    for one in picked:
-        assert (one.contender, one.opponent, one.label) == (
-            ours[one.position], theirs[one.position], labels[one.position],
-        )  # fmt: skip
-        assert one.contender != one.opponent
-    groups = {
-        "contender": np.sum((ours != theirs) & (ours == labels)),
-        "opponent": np.sum((ours != theirs) & (theirs == labels)),
-        "neither": np.sum((ours != theirs) & (ours != labels) & (theirs != labels)),
-    }
-    for name, size in groups.items():
-        places = sum(one.right == name for one in picked)
-        assert abs(places - disagreement.MOST * size / max(differ, disagreement.MOST)) <= 2
-        assert (places > 0) == (size > 0)
-    mirrored = disagreement.pick(made_paired(theirs, ours, labels, columns[:, 3], senders))
-    swap = {"contender": "opponent", "opponent": "contender", "neither": "neither"}
-    shares = [sorted(one.right for one in picked), sorted(swap[one.right] for one in mirrored)]
-    if groups["contender"] == groups["opponent"]:
-        return  # which of two equal groups has the odd place is a matter of order
-    assert shares[0] == shares[1]
-
-
-def test_half_of_a_group_are_its_most_confident_mistakes_and_senders_take_turns() -> None:
-    rows = 60
-    labels, ours, theirs = np.zeros(rows, int), np.zeros(rows, int), np.ones(rows, int)
-    sure = np.linspace(0.5, 0.99, rows)
-    picked = disagreement.pick(made_paired(ours, theirs, labels, sure, senders=12))
-    first = [one.position for one in picked[:10]]
-    assert first == list(range(rows - 1, rows - 11, -1))
-    assert len({position % 12 for position in first}) == 10
-    drawn = [one.position for one in picked[10:]]
-    assert len({position % 12 for position in drawn}) == 10
-    assert drawn != list(range(rows - 11, rows - 21, -1)), "not only extremes"
-
-
-def a_slice(**changed: Any) -> SliceRow:
-    row = {
-        "column": "class", "value": "a", "rows": 100, "senders": 20, "contender": 0.8, "opponent": 0.8,
-        "difference": 0.0, "low": -0.1, "high": 0.1, "p_value": 0.5, "p_harm": 0.5, "p_harm_holm": 1.0, "judged": True,
-    }  # fmt: skip
-    return SliceRow(**{**row, **changed})
-
-
-def test_a_slice_is_won_or_lost_only_after_an_adjustment_for_their_number() -> None:
-    won = a_slice(difference=0.2, low=0.05, high=0.3, p_value=0.004)
-    lost = a_slice(difference=-0.2, low=-0.3, high=-0.05, p_harm=0.001, p_harm_holm=0.02)
-    dull = a_slice()
-    assert standings([won, lost, *[dull] * 8], 0.95) == ["won", "lost", *["even"] * 8]
-    assert standings([won, lost, *[dull] * 18], 0.95)[0] == "even", "0.004 of twenty is no win"
-    unsure = a_slice(difference=0.2, low=-0.01, high=0.4, p_value=0.0001)
-    small = a_slice(difference=-0.5, p_harm=0.0001, p_harm_holm=None, judged=False)
-    golden = a_slice(column="rows", value="golden", judged=False, p_harm_holm=None)
-    assert standings([unsure, small, golden], 0.95) == ["even", "unjudged", "other"]
-
-
 # -------------------------------------------------------------------------------------------- numbers
 
 
@@ -426,113 +303,3 @@ def test_the_flat_numbers_keep_their_names() -> None:
 def test_flat_numbers_of_a_judgement_without_rows_are_few() -> None:
     evidence = judged(golden=0, fresh=0, kind="guess", seeds=None, behaviour=[]).evidence
     assert judgement.flat_metrics(evidence) == {}
-
-
-# ----------------------------------------------------------------------------------- in a real browser
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, str, Path]]:
-    """A real MLflow server with a version whose page is ours: settings, its address, the report's file."""
-    home = tmp_path_factory.mktemp("review")
-    with mlflow_server(load_settings(home=home, actor="tester")) as uri:
-        settings = on_server(home, uri)
-        client = tracking.connect(settings)
-        run_id = client.create_run(tracking.experiment_id(client), run_name="resnet").info.run_id
-        one = judged(
-            classes=NASTY, golden=1200, fresh=500, size=32, sender_prefix="<b>sender", run_id=run_id,
-            run_url=tracking.run_url(settings, run_id), gates={"approval": True},
-        )  # fmt: skip
-        folder = home / "judge"
-        folder.mkdir()
-        report = write(folder, one)
-        (folder / judgement.FILE).write_text(json.dumps(one.evidence))
-        client.log_artifacts(run_id, str(folder), "judge")
-        version = publish(client, settings, run_id, one)
-        copy = home / "elsewhere.html"
-        shutil.copyfile(report, copy)
-        yield settings, f"{uri}/#/models/{settings.model_name}/versions/{version}", copy
-
-
-def publish(client: MlflowClient, settings: Settings, run_id: str, one: Judged) -> str:
-    client.create_registered_model(settings.model_name)
-    made = client.create_model_version(settings.model_name, f"runs:/{run_id}/judge", run_id=run_id)
-    registry.describe(client, settings, made.version, review.markdown(one.evidence, settings), {})
-    return str(made.version)
-
-
-def ours(watch: Watch) -> list[str]:
-    """Complaints about what we put on the page, and none of MLflow's own."""
-    return [text for text in watch.complaints if "ajax-api" not in text and "path=MLmodel" not in text]
-
-
-def described(page: Page) -> str:
-    page.wait_for_selector("text=Where it comes from", timeout=60_000)
-    return page.inner_text("body")
-
-
-def test_a_reviewer_sees_verdict_table_and_pictures_on_mlflows_page(
-    browser: Browser, published: tuple[Settings, str, Path]
-) -> None:
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    watch = Watch(page)
-    page.goto(published[1])
-    words = described(page)
-    assert "PROMOTE: version 7 (resnet) is good enough to replace version 3" in words
-    table = page.locator("table:has-text('calibration error')")
-    assert table.locator("tr").count() == 1 + 4 * 4
-    pictures = "img[src*='get-artifact']"
-    assert page.locator(pictures).count() == 4
-    assert min(widths_of_pictures(page, pictures)) > 500
-    named = [name for name in NASTY if f"class {' '.join(name.split())[:20]}" in words]
-    assert len(named) >= 3, "names are shown as they are"
-    links = page.eval_on_selector_all("[class*=note-] a", "links => links.map(link => link.getAttribute('href'))")
-    assert all("artifact" in link or "/runs/" in link for link in links), "no name became a link"
-    assert ours(watch) == []
-    page.close()
-
-
-def test_the_page_leads_to_the_report_which_the_server_shows(
-    browser: Browser, published: tuple[Settings, str, Path]
-) -> None:
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(published[1])
-    described(page)
-    with page.expect_popup() as opened:
-        page.click("text=The whole report")
-    report = opened.value
-    frame = report.frame_locator("iframe")
-    frame.locator("h1").wait_for(timeout=60_000)
-    assert "good enough to replace version 3" in frame.locator("h1").inner_text()
-    assert frame.locator(".photos img").count() == 20
-    report.close()
-    page.close()
-
-
-@pytest.mark.parametrize("width", [320, 375, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_report_is_read_from_a_file_on_a_phone_and_at_a_desk(
-    width: int, scheme: Any, browser: Browser, published: tuple[Settings, str, Path]
-) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 700}, color_scheme=scheme)
-    watch = Watch(page)
-    page.goto(published[2].as_uri())
-    assert page.title().startswith("PROMOTE: version 7")
-    assert sideways(page) <= 0
-    assert min(widths_of_pictures(page, "img")) > 0
-    assert watch.fetched == [published[2].as_uri()]
-    assert watch.complaints == []
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 25, 28)"
-    assert dark == (scheme == "dark")
-    page.close()
-
-
-def test_the_report_prints_on_paper(browser: Browser, published: tuple[Settings, str, Path], tmp_path: Path) -> None:
-    page = browser.new_page(color_scheme="dark")
-    page.goto(published[2].as_uri())
-    page.pdf(path=tmp_path / "report.pdf", format="A4")
-    pages = len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "report.pdf").read_bytes()))
-    assert 3 <= pages <= 12
-    page.emulate_media(media="print")
-    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
-    page.close()
