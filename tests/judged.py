@@ -119,7 +119,7 @@ def ready_mlflow(settings: Settings) -> None:
 
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge without drawing, in tests that are not about the pictures."""
-    for name in ("draw_confusion", "draw_reliability", "draw_slices"):
+    for name in ("draw_confusion", "draw_reliability", "draw_slices", "draw_disagreements"):
         monkeypatch.setattr(figures, name, lambda *_: None)
 
 
