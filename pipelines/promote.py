@@ -22,6 +22,7 @@ from monitoring.stores import LostRace, Store, open_store
 from pipelines.errors import ClassyError
 from pipelines.models import approval, judgement, registry, tracking
 from pipelines.models.approval import Answer, Unclear
+from pipelines.models.keeping import keep_chain
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -85,6 +86,7 @@ def run(
         because = _sentences(reason, found["reasons"][0], _said(answer))
         row, changed = _take(settings, store, judged, found, actor=actor or settings.actor, reason=because)
         registry.project(client, settings, store)
+        keep_chain(settings, recipe, row["generation"])
     if answer is not None:
         approval.mark(client, settings, version, answer)
     if row is None:

@@ -20,6 +20,7 @@ from monitoring.stores import LostRace, Store, open_store
 from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
 from pipelines.models import registry, tracking
+from pipelines.models.keeping import keep_chain
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -59,6 +60,7 @@ def run(
     _need_own_key(store, run_key)
     row, changed, words = _switch(settings, recipe, client, store, to, reason, actor or settings.actor, run_key)
     registry.project(client, settings, store)
+    keep_chain(settings, recipe, row["generation"])
     return RolledBack(
         generation=row["generation"],
         version=row["champion_version"],

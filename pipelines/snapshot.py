@@ -115,7 +115,13 @@ def _write(
         with files.new_partition(uri) as draft:
             table = to_table(rows, context, defaulted)
             pq.write_table(table, draft.folder / "rows.parquet")
-            draft.meta = {**meta, "snapshot_id": snapshot_id, "recipe": recipe.digest()}
+            draft.meta = {
+                **meta,
+                "snapshot_id": snapshot_id,
+                "recipe": recipe.digest(),
+                "shard_hashes": {uri: hashes[uri] for uri in partitions},
+                "created_at": datetime.now(UTC).isoformat(),
+            }
     return Snapshotted(
         snapshot_uri=uri,
         snapshot_id=snapshot_id,

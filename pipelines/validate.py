@@ -24,7 +24,7 @@ from pipelines.data.images import spec_of
 from pipelines.data.labels import judge_labels
 from pipelines.data.records import CLEAN, QUARANTINE, write_rows
 from pipelines.errors import ClassyError
-from pipelines.files import join, list_partitions, local, need_manifest, new_partition
+from pipelines.files import content_hash, join, list_partitions, local, need_manifest, new_partition
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
@@ -182,6 +182,7 @@ def _write(
         draft.meta.update(
             day=str(day),
             raw_uri=raw_uri,
+            raw_hash=content_hash(need_manifest(raw_uri, "gather --day DAY")),
             ok=validated.ok,
             reasons=validated.reasons,
             kept=validated.kept,

@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
 
 from monitoring.stores import open_store
+from pipelines import explain, files
 from pipelines.errors import ClassyError
 from pipelines.loop import story_days
 from pipelines.models.evidence import end_of
@@ -87,6 +90,28 @@ def test_neither_model_was_trained_on_a_row_that_judged_it(told: tuple[Settings,
             assert len(trained)
             for column in ("sha256", "image_id", "group_id", "source_id"):
                 assert not set(trained[column]) & set(judged[column]), (found["run_key"], side, column)
+
+
+def test_the_champion_can_be_explained_down_to_its_raw_photos(told: tuple[Settings, Summary, list[str]]) -> None:
+    settings, _, _ = told
+    for generation in (1, 2):
+        assert files.read_manifest(f"{settings.data_root}/lineage/generation={generation}"), "kept when it was made"
+    chain = explain.run(settings, load_recipe(str(RECIPE)), generation=2)
+    states = [found["state"] for found in _links(chain)]
+    assert set(states) == {"there"}
+    assert len(states) > 10
+
+
+def _links(found: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a chain that says whether it is there."""
+    if isinstance(found, dict):
+        if "state" in found:
+            yield found
+        for part in found.values():
+            yield from _links(part)
+    elif isinstance(found, list):
+        for part in found:
+            yield from _links(part)
 
 
 def test_after_a_drift_the_rows_since_it_began_decide(told: tuple[Settings, Summary, list[str]]) -> None:

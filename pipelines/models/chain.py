@@ -122,7 +122,8 @@ def _fetched(sources: Sources) -> Path:
 def _package_sha256(sources: Sources) -> str | None:
     note = sources.settings.home / "cache" / "models" / "runs" / sources.row["champion_run_id"]
     noted, _ = traces.ask(lambda: note.read_text().strip())
-    return first(sources.tags.get("classy.package_sha256"), sources.was("package", "sha256"), noted)
+    judged = sources.facts.get("package_sha256")
+    return first(judged, sources.tags.get("classy.package_sha256"), sources.was("package", "sha256"), noted)
 
 
 def first(*values: Any) -> Any:

@@ -19,6 +19,8 @@ class Facts:
     """In `currency`; None where nobody counts it."""
     currency: str = ""
     package_bytes: int | None = None
+    package_sha256: str | None = None
+    """Of the package's manifest: what was judged is what serves."""
     parameters: int | None = None
     git_commit: str | None = None
     seed: int | None = None
@@ -43,6 +45,7 @@ def facts_of(client: MlflowClient, run_id: str, card: Mapping[str, Any]) -> Fact
         train_cost=data.metrics.get("train_cost") or None,
         currency=data.params.get("currency", ""),
         package_bytes=None if size is None else int(size),
+        package_sha256=data.tags.get(tracking.PACKAGE_SHA256),
         parameters=card.get("parameters"),
         git_commit=data.tags.get(tracking.GIT_COMMIT),
         seed=None if seed is None else int(seed),

@@ -141,11 +141,16 @@ def _system() -> dict[str, str]:
 
 
 def git_commit() -> dict[str, str]:
-    """The commit of this code as a tag; nothing where it is no git checkout."""
+    """The commit of this code as tags, and whether anything was changed since; nothing where it is no git checkout."""
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+        commit, changed = (
+            subprocess.run(["git", *asked], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True).stdout
+            for asked in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {tracking.GIT_COMMIT: answer.stdout.strip(), "mlflow.source.git.commit": answer.stdout.strip()}
+    return {
+        tracking.GIT_COMMIT: commit.strip(),
+        tracking.GIT_DIRTY: "true" if changed.strip() else "false",
+        "mlflow.source.git.commit": commit.strip(),
+    }
