@@ -1,8 +1,5 @@
-"""Promotion happens once: under a second call, a race, a kill; and only on a verdict about this champion."""
+"""Promotion happens once, under a second call and in a race, and only on a verdict about this champion."""
 
-import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +15,8 @@ from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from tests.judged import Case, Plan, aliases, make_case, no_pictures
 
+on_both = pytest.mark.usefixtures("database_url")
+"""Once on SQLite, once on PostgreSQL."""
 PLANS = {
     "first": Plan(golden=0.80, fresh=0.50),
     "second": Plan(golden=0.90, fresh=0.85),
@@ -44,6 +43,7 @@ def generations(case: Case) -> list[tuple[int, str, str | None]]:
     return [(row["generation"], row["champion_version"], row["previous_version"]) for row in rows]
 
 
+@on_both
 def test_the_first_promotion_makes_the_first_generation(case: Case) -> None:
     found = promoted(case, actor="ada", reason="launch")
     assert (found.generation, found.version, found.changed) == (1, "1", True)
@@ -120,6 +120,7 @@ def test_where_the_recipe_asks_nobody_is_promoted_unanswered_and_three_ways_are_
     assert (generations(case), answer_of(case)) == ([], None)
 
 
+@on_both
 def test_an_approval_is_recorded_with_name_and_note_and_is_in_the_ledger_of_production(case: Case) -> None:
     found = promoted(case.gated(approval=True), approved_by="grace", note="looks right", reason="launch")
     assert (found.promoted, found.changed, found.generation) == (True, True, 1)
@@ -141,6 +142,7 @@ def test_an_approval_by_tags_on_the_version_promotes(case: Case) -> None:
     assert "approval" not in tags
 
 
+@on_both
 def test_a_rejection_is_a_verdict_that_stays(case: Case) -> None:
     found = promoted(case, rejected_by="ada", note="the sevens look wrong")
     assert (found.promoted, found.changed, found.generation, found.version) == (False, False, None, "1")
@@ -178,6 +180,7 @@ def test_what_is_in_production_cannot_be_rejected_any_more(case: Case) -> None:
     assert answer_of(case) is None
 
 
+@on_both
 def test_answers_at_once_leave_one_in_the_ledger_and_production_agrees(case: Case) -> None:
     said = [{"approved_by": "grace"}, {"rejected_by": "ada"}, {"rejected_by": "bob"}, {"approved_by": "eve"}]
     with ThreadPoolExecutor(4) as pool:
@@ -206,6 +209,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch, parties: int) -> None:
     monkeypatch.setattr(Store, "add_generation", wait_and_write)
 
 
+@on_both
 def test_one_promotion_asked_for_by_many_at_once_is_one_generation(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once(monkeypatch, 4)
     with ThreadPoolExecutor(4) as pool:
@@ -215,6 +219,7 @@ def test_one_promotion_asked_for_by_many_at_once_is_one_generation(case: Case, m
     assert generations(case) == [(1, "1", None)]
 
 
+@on_both
 def test_of_two_contenders_at_once_one_wins_and_the_other_says_why_not(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +244,7 @@ def test_of_two_contenders_at_once_one_wins_and_the_other_says_why_not(
     assert aliases(case.settings)["champion"] == winner.version
 
 
+@on_both
 def test_a_lost_race_is_run_again_while_the_champion_stays(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     promoted(case)
     assert case.evaluate("second", run_key="key-2").verdict == "PROMOTE"
@@ -263,29 +269,3 @@ def test_the_store_lets_one_writer_have_a_generation(case: Case) -> None:
     store = open_store(case.settings.database_url)
     with pytest.raises(LostRace, match="generation 1 was taken"):
         store.add_generation(store.generations()[0])
-
-
-# --------------------------------------------------------------------------------------------------- kills
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pipelines import promote
-from pipelines.models import registry
-from pipelines.recipe import Recipe
-from pipelines.settings import load_settings
-registry.project = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-settings = load_settings(home=Path(sys.argv[1]), actor="tester", threads=1)
-promote.run(settings, Recipe.model_validate_json(sys.argv[2]), run_key="key-1")
-"""
-
-
-def test_killed_between_the_table_and_the_aliases_a_rerun_repairs_them(case: Case) -> None:
-    home, given = str(case.settings.home), case.recipe.model_dump_json(by_alias=True)
-    killed = subprocess.run([sys.executable, "-c", KILLED, home, given], capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert generations(case) == [(1, "1", None)]
-    assert aliases(case.settings) == {"contender": "1"}
-    again = promoted(case)
-    assert (again.generation, again.changed) == (1, False)
-    assert aliases(case.settings) == {"champion": "1"}
