@@ -1,23 +1,27 @@
 """Model behaviour and code: the loop under a real scheduler and a real MLflow server, with accidents on the way.
 
 One story, told once for all tests of this file: history, a first training whose process is killed, ordinary days, the
-change, the retraining it asks for, a day that is triggered twice, a rollback by form, and a broken day.
+change, the retraining it asks for, a day triggered twice, a worse contender trained by hand, a rollback by form,
+contenders that a person rejects in Airflow and approves in MLflow, and a broken day.
 """
 
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from monitoring.stores import Store, open_store
 from pipelines.errors import ClassyError
 from pipelines.loop import FIRST, play, story_days
+from pipelines.models import judgement
 from pipelines.models.evidence import end_of
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import load_settings
@@ -25,12 +29,13 @@ from pipelines.stage.airflow_client import DONE, AirflowClient, wait_until
 from pipelines.stage.airflow_stage import AirflowStage
 from pipelines.stage.stack import Stack
 from pipelines.stage.summary import Summary, summarise
+from tests.browser import chromium, open_browser
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 RECIPE = Path(__file__).parent / "recipes" / "airflow.toml"
-
-
+SCREENSHOTS = os.environ.get("CLASSY_SCREENSHOTS")
+"""A folder for docs/approval.md's picture; nothing is drawn without it."""
 READING_S = 3.0
 
 
@@ -45,18 +50,56 @@ class Told:
     home: Path
 
 
+@dataclass
+class Question:
+    """What Airflow asks in a training's run, and a person who takes some seconds to read it."""
+
+    client: AirflowClient
+    run_id: str
+    seen_at: float | None = None
+
+    @property
+    def path(self) -> str:
+        return f"/dags/classy_training/dagRuns/{self.run_id}/taskInstances"
+
+    def task(self, task_id: str = "approve") -> dict[str, Any]:
+        return self.client.get(f"{self.path}/{task_id}")
+
+    def states(self) -> dict[str, str | None]:
+        return {ti["task_id"]: ti["state"] for ti in self.client.get(self.path)["task_instances"]}
+
+    def text(self) -> str:
+        return self.client.get(f"{self.path}/approve/-1/hitlDetails")["body"]
+
+    def was_read(self) -> bool:
+        # An answer within the same second meets the scheduler while it still tidies up after the task that asked, and
+        # Airflow 3.3 then takes the resumed task for lost and retries it.
+        if self.task()["state"] != "deferred":
+            self.seen_at = None
+            return False
+        self.seen_at = self.seen_at or monotonic()
+        return monotonic() - self.seen_at >= READING_S
+
+    def answer(self, option: str, note: str) -> None:
+        given = {"chosen_options": [option], "params_input": {"note": note}}
+        self.client._send("PATCH", f"/api/v2{self.path}/approve/-1/hitlDetails", json=given)
+
+
 class EventfulStage(AirflowStage):
     """A stage with accidents: the first training is killed once it has a checkpoint, and a person must approve."""
 
     killed_at_epoch = 0
     asked = ""
-    waiting_since = 0.0
 
     def first_champion(self, known_by: datetime) -> None:
         conf = {"as_of": known_by.isoformat(), "reason": "the first champion", "approval": True}
         self.client.trigger("classy_training", run_id=FIRST, logical_date=None, conf=conf)
         self._wait(self._kill_once, "a checkpoint to kill at", 300)
-        self._wait(self._approve_and_quiet, "the first champion", 300)
+        question = Question(self.client, FIRST)
+        self._wait(question.was_read, "the question", 300)
+        self.asked = question.text()
+        question.answer("Approve", "a start")
+        self._wait(self._quiet, "the first champion", 300)
 
     def _kill_once(self) -> bool:
         progress = self.settings.home / "runs" / FIRST / "resnet" / "progress.json"
@@ -65,21 +108,6 @@ class EventfulStage(AirflowStage):
         os.kill(seen["pid"], signal.SIGKILL)
         self.killed_at_epoch = seen["epoch"]
         return True
-
-    def _approve_and_quiet(self) -> bool:
-        path = f"/dags/classy_training/dagRuns/{FIRST}/taskInstances/approve"
-        if self.client.get(path)["state"] != "awaiting_input":
-            self.waiting_since = 0.0
-            return self._quiet() and bool(self.asked)
-        # A person takes some seconds to read. An answer within the same second meets the scheduler while it still
-        # tidies up after the task that asked, and Airflow 3.3 then takes the resumed task for lost and retries it.
-        self.waiting_since = self.waiting_since or monotonic()
-        if monotonic() - self.waiting_since >= READING_S:
-            question = f"{path}/-1/hitlDetails"
-            self.asked = self.client.get(question)["body"]
-            answer = {"chosen_options": ["Approve"], "params_input": {}}
-            self.client._send("PATCH", f"/api/v2{question}", json=answer)
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +127,44 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         yield Told(summary, store, client, stage, home)
 
 
-def settle(told: Told, what: str) -> None:
-    def quiet() -> bool:
-        return all(run["state"] in DONE for run in told.client.runs())
+def wait(told: Told, check: Callable[[], bool], what: str) -> None:
+    wait_until(told.client, check, what=what, timeout_s=300, alive=told.stage.stack.need_alive)
 
-    wait_until(told.client, quiet, what=what, timeout_s=300, alive=told.stage.stack.need_alive)
+
+def settle(told: Told, what: str) -> None:
+    wait(told, lambda: all(run["state"] in DONE for run in told.client.runs()), what)
+
+
+def train_by_hand(told: Told, run_id: str, **form: Any) -> Question:
+    """Fill in the form: the network alone, on what the retraining after the change knew."""
+    conf = {"as_of": "2026-03-09", "candidates": ["resnet"], "approval": True, "reason": run_id, **form}
+    told.client.trigger("classy_training", run_id=run_id, logical_date=None, conf=conf)
+    return Question(told.client, run_id)
+
+
+def answer_on_the_page(told: Told, question: Question, option: str, note: str) -> None:
+    """Log in, read, write a note and click; where there is no browser, the request that the click would send."""
+    if chromium() is None:
+        question.answer(option, note)
+        return
+    airflow = told.stage.stack.airflow_url
+    with open_browser() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.goto(f"{airflow}/auth/login")
+        page.fill("input[name=username]", "admin")
+        page.fill("input[name=password]", told.stage.stack.password)
+        page.click("button[type=submit]")
+        page.wait_for_url(f"{airflow}/")
+        page.goto(f"{airflow}/dags/classy_training/runs/{question.run_id}/tasks/approve/required_actions")
+        button = page.get_by_role("button", name=option, exact=True)
+        button.wait_for()
+        assert button.is_enabled(), "the note may be empty"
+        page.locator("textarea").fill(note)
+        if SCREENSHOTS:
+            page.get_by_text("The judge says").scroll_into_view_if_needed()
+            page.screenshot(path=Path(SCREENSHOTS) / "approval-airflow.png")
+        button.click()
+        wait(told, lambda: question.task()["state"] != "deferred", "the click")
 
 
 def recipe_of(told: Told) -> Recipe:
@@ -127,10 +188,15 @@ def test_a_killed_training_is_retried_and_resumes(told: Told) -> None:
 
 
 def test_a_person_was_asked_with_the_judges_reasons_and_is_in_the_ledger(told: Told) -> None:
-    assert "Not worse than the baseline" in told.stage.asked
+    evidence = judgement.of_decision(told.store.decision(f"judge-{FIRST}"))
+    assert f"- {evidence['reasons'][0]}" in told.stage.asked
+    assert f"({told.stage.stack.mlflow_url}/#/models/classy/versions/1)" in told.stage.asked
     approval = told.store.decision(f"approval-{FIRST}")
     assert (approval["action"], approval["actor"]) == ("APPROVE", "admin")
-    assert told.store.generation(1)["run_key"] == FIRST
+    assert approval["reason"] == "approved by admin in Airflow: a start"
+    first = told.store.generation(1)
+    assert first["run_key"] == FIRST
+    assert first["reason"].endswith("Approved by admin in Airflow: a start.")
 
 
 def test_one_retraining_was_asked_for_and_one_run_answered(told: Told) -> None:
@@ -169,6 +235,58 @@ def test_a_rollback_by_form_puts_the_first_model_back(told: Told) -> None:
     assert (current["kind"], current["champion_version"]) == ("rollback", told.store.generation(1)["champion_version"])
     assert current["reason"].startswith("the test asks for it")
     assert current["actor"] == "admin"
+
+
+def test_a_planted_regression_is_held_and_production_stays(told: Told) -> None:
+    """Trained on the changed world alone, it is far better there, and has forgotten the world before."""
+    before = told.store.generations()
+    planted = train_by_hand(told, "planted", window_days=2)
+    settle(told, "the planted regression")
+    states = planted.states()
+    assert (states["evaluate"], states["approve"], states["promote"]) == ("success", "skipped", "skipped")
+    judged = told.store.decision("judge-planted")
+    found = judgement.of_decision(judged)
+    assert found["comparisons"]["fresh"]["differences"]["accuracy"]["low"] > 0.3, (
+        "who looks at new photos alone is fooled"
+    )
+    assert judged["action"] == "HOLD"
+    assert "Worse than the champion on golden rows" in judged["reason"]
+    assert told.store.decision("approval-planted") is None, "nobody is asked about it"
+    assert told.store.generations() == before
+
+
+def test_a_person_rejects_with_a_note_in_airflow_and_production_stays(told: Told) -> None:
+    before = told.store.generations()
+    refused = train_by_hand(told, "refused")
+    wait(told, refused.was_read, "the question")
+    answer_on_the_page(told, refused, "Reject", "not in the week before Christmas")
+    settle(told, "the rejected contender")
+    assert (refused.states()["approve"], refused.states()["promote"]) == ("success", "skipped")
+    assert told.store.decision("judge-refused")["action"] == "PROMOTE"
+    rejection = told.store.decision("approval-refused")
+    assert (rejection["action"], rejection["actor"]) == ("REJECT", "admin")
+    assert rejection["reason"] == "rejected by admin in Airflow: not in the week before Christmas"
+    assert told.store.generations() == before
+
+
+def test_a_tag_in_mlflow_resumes_the_waiting_run_and_promotes(told: Told) -> None:
+    tagged = train_by_hand(told, "tagged")
+    wait(told, tagged.was_read, "the question")
+    mlflow = MlflowClient(told.stage.stack.mlflow_url, told.stage.stack.mlflow_url)
+    version = judgement.of_decision(told.store.decision("judge-tagged"))["contender"]["version"]
+    for key, value in {"approval_by": "Grace Hopper", "approval_note": "seen", "approval": "Approved"}.items():
+        mlflow.set_model_version_tag("classy", version, key, value)
+    settle(told, "the approved contender")
+    assert tagged.task()["try_number"] == 1
+    approval = told.store.decision("approval-tagged")
+    assert (approval["action"], approval["actor"]) == ("APPROVE", "Grace Hopper")
+    assert approval["reason"] == "approved by Grace Hopper by a tag in MLflow: seen"
+    current = told.store.current()
+    assert (current["run_key"], current["champion_version"]) == ("tagged", version)
+    assert mlflow.get_model_version_by_alias("classy", "champion").version == version
+    tags = mlflow.get_model_version("classy", version).tags
+    assert (tags["classy.approval"], tags["classy.approval_by"]) == ("approved", "Grace Hopper")
+    assert "approval" not in tags
 
 
 def test_a_refused_day_stops_by_verdict_and_wakes_nobody(told: Told) -> None:

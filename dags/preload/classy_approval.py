@@ -17,13 +17,13 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 from airflow.providers.standard.triggers.hitl import HITLTrigger
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 from airflow.sdk.execution_time.hitl import (
-    get_hitl_detail_content_detail,
     update_hitl_detail_response,
     upsert_hitl_detail,
 )
 from airflow.triggers.base import TriggerEvent
+from asgiref.sync import sync_to_async
 
 APPROVE, REJECT = ApprovalOperator.APPROVE, ApprovalOperator.REJECT
 EVERY = timedelta(seconds=15)
@@ -82,7 +82,20 @@ class Elsewhere(HITLTrigger):
                 look = None
                 continue
             if said:
-                return TriggerEvent({ELSEWHERE: list(said)})
+                return await self._note_on_the_page(*said)
+
+    async def _note_on_the_page(self, action: str, said: str) -> TriggerEvent:
+        """So that Airflow's page does not say for ever that nobody answered."""
+        chosen = [APPROVE if action == "APPROVE" else REJECT]
+        try:
+            await sync_to_async(update_hitl_detail_response)(
+                ti_id=self.ti_id, chosen_options=chosen, params_input={"note": said}
+            )
+        except AirflowRuntimeError as error:
+            self.log.warning("%s", error)
+            # Somebody clicked at the same time: `promote` hears both.
+            return await self._on_the_page()
+        return TriggerEvent({ELSEWHERE: said})
 
 
 def _watch(run_key: str) -> Any:
@@ -137,34 +150,15 @@ class Approval(HITLOperator):
         self.defer(trigger=trigger, method_name="execute_complete")
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        if ELSEWHERE not in event:
-            return super().execute_complete(context, event)
-        action, said = event[ELSEWHERE]
-        self.log.info("Answered outside Airflow: %s", said)
-        ti_id = context["task_instance"].id
-        there = get_hitl_detail_content_detail(ti_id)
-        if there.response_received and there.responded_by_user:
-            # Somebody clicked while this task was on its way: `promote` hears both and keeps the first.
-            return _response(there)
-        # So that Airflow's page does not say for ever that nobody answered.
-        chosen = APPROVE if action == "APPROVE" else REJECT
-        update_hitl_detail_response(ti_id, chosen_options=[chosen], params_input={"note": said})
-        return None
-
-
-def _response(there: Any) -> dict[str, Any]:
-    user = there.responded_by_user
-    return {
-        "chosen_options": list(there.chosen_options),
-        "params_input": there.params_input or {},
-        "responded_by_user": {"id": user.id, "name": user.name},
-    }
+        if ELSEWHERE in event:
+            self.log.info("Answered outside Airflow: %s", event[ELSEWHERE])
+            return None
+        return super().execute_complete(context, event)
 
 
 def as_arguments(response: dict[str, Any] | None) -> dict[str, Any]:
-    """Airflow's response as arguments of `promote`; none where nobody answered here."""
-    if not response:
+    """Airflow's response as arguments of `promote`; none where no person answered here."""
+    if not response or not (who := response["responded_by_user"]):
         return {}
-    who = response["responded_by_user"]["name"]
     name = "rejected_by" if response["chosen_options"] == [REJECT] else "approved_by"
-    return {name: who, "note": response["params_input"].get("note") or "", "via": "airflow"}
+    return {name: who["name"], "note": response["params_input"].get("note") or "", "via": "airflow"}

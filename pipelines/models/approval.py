@@ -35,6 +35,8 @@ _SPELLINGS: dict[str, Action] = {
 }  # fmt: skip
 _WORDS: dict[Action, str] = {"APPROVE": "approved", "REJECT": "rejected"}
 _WHERE: dict[Via, str] = {"airflow": "in Airflow", "mlflow": "by a tag in MLflow", "command": "by command"}
+REASONS = 3
+"""How many of the judge's sentences a question shows; what decided it comes first, and the version's page has all."""
 LONGEST_NAME = 128
 """Characters: the width of `decisions.actor`."""
 
@@ -255,13 +257,15 @@ def question(settings: Settings, run_key: str) -> str:
     contender, champion = evidence["contender"], evidence["champion_version"]
     version, address = contender["version"], version_url(settings, contender["version"])
     kept = f"leaves version {champion} the champion" if champion else "leaves production empty"
+    shown, more = evidence["reasons"][:REASONS], len(evidence["reasons"]) - REASONS
     lines = [
         f"The judge says **{evidence['verdict']}**: version {version} (`{contender['candidate']}`) against "
         f"{judgement.opponent_name(evidence['opponent'])}.",
         "",
-        *(f"- {reason}" for reason in evidence["reasons"]),
+        *(f"- {reason}" for reason in shown),
         "",
-        f"All that was measured, with pictures: [version {version} in MLflow]({address}).",
+        f"[Version {version} in MLflow]({address}) shows all that was measured, with pictures"
+        f"{f', and the {more} other findings' if more > 0 else ''}.",
         "",
         f"- **Approve** makes version {version} the champion.",
         f"- **Reject** {kept}.",
