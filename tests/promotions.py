@@ -48,7 +48,9 @@ for _name in (
     "opentelemetry.sdk.metrics",
     "sqlalchemy.dialects.sqlite",
     "sqlalchemy.dialects.postgresql.psycopg2",
+    "alembic.command",
     "monitoring.migrations",
+    "pipelines.lineage",
     "psycopg2",
 ):
     importlib.import_module(_name)
