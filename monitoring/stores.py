@@ -159,16 +159,23 @@ def open_store(url: str) -> Store:
     from monitoring.migrations import ensure_schema
 
     engine = make_engine(url)
-    shown = engine.url.render_as_string(hide_password=True)
-    with _spoken(engine):
-        try:
-            ensure_schema(engine, shown)
-        except ProgrammingError as error:
-            raise StoreError(
-                f"database {shown}: cannot be given Classy's tables: {_first_line(error)}; its user must be allowed to "
-                "make tables there (`ALTER DATABASE … OWNER TO …`, or `GRANT CREATE ON SCHEMA public TO …`)"
-            ) from error
+    with making_tables(engine):
+        ensure_schema(engine, engine.url.render_as_string(hide_password=True))
     return Store(engine)
+
+
+@contextmanager
+def making_tables(engine: Engine) -> Iterator[None]:
+    """Say in a sentence that the database does not answer, or that its user may make no tables."""
+    try:
+        with _spoken(engine):
+            yield
+    except ProgrammingError as error:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise StoreError(
+            f"database {shown}: cannot be given Classy's tables: {_first_line(error)}; its user must be allowed to "
+            "make tables there (`ALTER DATABASE … OWNER TO …`, or `GRANT CREATE ON SCHEMA public TO …`)"
+        ) from error
 
 
 def make_engine(url: str) -> Engine:

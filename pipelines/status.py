@@ -10,12 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
-
 from monitoring import ledger, migrations
-from monitoring.stores import Store, StoreError, open_store
+from monitoring.stores import Store, make_engine, making_tables, open_store
 from pipelines.errors import ClassyError
 from pipelines.models import judgement
 from pipelines.models.links import version_url
@@ -154,15 +150,10 @@ def upgrade(settings: Settings) -> dict[str, Any]:
     """Bring an older database to this Classy's schema.
 
     Raises:
-        StoreError: no such database, or it is newer than this Classy.
+        StoreError: no such database, its user may make no tables, or it is newer than this Classy.
     """
-    try:
-        url = make_url(settings.database_url)
-    except ArgumentError as error:
-        raise StoreError(f"CLASSY_DATABASE_URL={settings.database_url!r} is no SQLAlchemy URL") from error
-    shown = url.render_as_string(hide_password=True)
-    try:
-        before, after = migrations.upgrade(create_engine(url))
-    except OperationalError as error:
-        raise StoreError(f"database {shown}: not reachable: {error.orig}") from error
+    engine = make_engine(settings.database_url)
+    with making_tables(engine):
+        before, after = migrations.upgrade(engine)
+    shown = engine.url.render_as_string(hide_password=True)
     return {"database": shown, "before": before, "after": after, "changed": before != after}

@@ -22,6 +22,8 @@ from monitoring import migrations
 from monitoring.migrations import VERSION_TABLE, head, upgrade, version_of
 from monitoring.stores import StoreError, make_engine, open_store
 from monitoring.tables import METADATA
+from pipelines import status
+from pipelines.settings import load_settings
 
 LATER = '''"""A later step."""
 import sqlalchemy as sa
@@ -163,3 +165,10 @@ def test_processes_that_start_at_once_make_the_tables_once(url: str) -> None:
 def test_threads_that_start_at_once_make_the_tables_once(url: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(_open, [url] * 8)) == [head()] * 8
+
+
+def test_the_command_brings_whichever_database_it_is_given_up_to_date(url: str, tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path, database_url=url)
+    first = status.upgrade(settings)
+    assert (first["before"], first["after"], first["changed"]) == (None, head(), True)
+    assert status.upgrade(settings) == {**first, "before": head(), "changed": False}
