@@ -6,7 +6,6 @@ The limits are the project's own: of equal models at most 5% are promoted, of pl
 95% are stopped, of improvements of twice the detectable effect at least 90% are promoted.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,8 @@ from typing import Literal
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from benchmarks.record import Row
+from benchmarks import promotions
+from benchmarks.record import Row, record
 from monitoring.performance import share
 from monitoring.simulation import Verdicts, World, power, simulate
 from pipelines.sections import Gates
@@ -22,6 +22,13 @@ from pipelines.sections import Gates
 ROWS = (300, 600, 1200, 2400, 4800)
 GAINS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.10, 0.12)
 COLOURS = ("#b9d3de", "#86b3c6", "#4f91ac", "#1f6f8b", "#123f50")
+
+
+def measure(*, draws: int, processes: int) -> list[dict[str, object]]:
+    """The judge in made-up worlds, then promotions that are killed and that race; recorded as `judge`."""
+    rows = [*judge_rows(draws, processes), *promotions.rows(kills=max(1, draws // 2), races=max(1, draws // 20))]
+    record("judge", rows)
+    return [row.as_json() for row in rows]
 
 
 def judge_rows(draws: int, processes: int) -> list[Row]:
@@ -62,31 +69,23 @@ def _row(name: str, found: Verdicts, count: int, limit: float, better: Literal["
 # --------------------------------------------------------------------------------------------------- power
 
 
-def draw_power(path: Path, draws: int, processes: int) -> dict[int, list[Verdicts]]:
-    """How often a contender is promoted, by how much better it truly is and how many rows there are; as a PNG."""
+def measure_power(path: Path, *, draws: int, processes: int) -> list[dict[str, object]]:
+    """How often a contender is promoted, by how much better it truly is and how many rows there are; drawn as a PNG."""
     found = power(World(), Gates(), rows=ROWS, gains=GAINS, draws=draws, processes=processes)
     figure = Figure(figsize=(6.5, 3.8), layout="constrained", dpi=110)
     axes = figure.subplots()
-    _curves(axes, found)
+    for (rows, several), colour in zip(found.items(), COLOURS, strict=True):
+        shares = [one.share("PROMOTE") for one in several]
+        axes.plot([100 * gain for gain in GAINS], shares, color=colour, marker="o", markersize=3.5, label=f"{rows:,}")
     axes.axhline(0.05, color="#6b6b6b", linewidth=0.8, linestyle=":")
     axes.set(ylim=(-0.02, 1.02), xlabel="true improvement of accuracy, in points", ylabel="share that is promoted")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"How much better must a contender be? ({draws} worlds a point)", fontsize=10, loc="left")
-    axes.legend(title="golden and fresh rows", frameon=False, fontsize=8, title_fontsize=8, loc="upper left")
+    axes.legend(title="golden and fresh rows", frameon=False, fontsize=8, title_fontsize=8, loc="lower right")
     figure.savefig(path, metadata={"Software": None})
-    return found
-
-
-def _curves(axes, found: Mapping[int, Sequence[Verdicts]]) -> None:  # type: ignore[no-untyped-def]
-    for (rows, several), colour in zip(found.items(), COLOURS, strict=True):
-        shares = [one.share("PROMOTE") for one in several]
-        axes.plot([100 * gain for gain in GAINS], shares, color=colour, marker="o", markersize=3.5, label=f"{rows:,}")
-
-
-def power_lines(found: Mapping[int, Sequence[Verdicts]]) -> list[str]:
-    """The same as a table for people, one line a number of rows."""
-    head = "rows  " + "".join(f"{100 * gain:+8.0f}" for gain in GAINS)
-    return [head] + [
-        f"{rows:5} " + "".join(f"{one.share('PROMOTE'):8.0%}" for one in several) for rows, several in found.items()
-    ]
+    return [
+        {"rows": rows, **{f"{100 * gain:+.0f}": f"{one.share('PROMOTE'):.0%}"
+                          for gain, one in zip(GAINS, several, strict=True)}}
+        for rows, several in found.items()
+    ]  # fmt: skip

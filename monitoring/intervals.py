@@ -69,7 +69,8 @@ def bootstrap(
         flat = drawn.reshape(-1, drawn.shape[-1])
         cells = flat + count * np.arange(len(flat))[:, None]
         times = np.bincount(cells.ravel(), minlength=len(flat) * count).reshape(len(flat), count)
-        return statistic(times.astype(float) @ sums).reshape(drawn.shape[:-1])
+        # Rounded, so that resamples that give the same number are ties whatever the order of their sums.
+        return statistic(times.astype(float) @ sums).reshape(drawn.shape[:-1]).round(12)
 
     level = min(_raised(confidence, count), 1 - 0.5 / resamples)
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):

@@ -234,7 +234,8 @@ def simulate(
     one, numbers = partial(_outcome, world=world, gates=gates), range(seed, seed + draws)
     with tqdm(total=draws, desc=say, unit="world", disable=None) as bar:
         if processes == 1:
-            return _count(map(one, numbers), bar)
+            with threadpool_limits(1):  # the matrices are small: threads cost more than they bring
+                return _count(map(one, numbers), bar)
         # Spawned, so that no thread of numpy or torch is forked in the middle of its work.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=context, initializer=threadpool_limits, initargs=(1,)) as pool:

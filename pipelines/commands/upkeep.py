@@ -1,6 +1,7 @@
 """`classy recipe`, `db`, `bench`: recipes checked, tables upgraded, figures shown."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,8 @@ from pipelines.settings import load_settings
 recipe_app = typer.Typer(no_args_is_help=True, help="Check and show recipes.")
 db_app = typer.Typer(no_args_is_help=True, help="Classy's own tables.")
 bench_app = typer.Typer(no_args_is_help=True, help="What was measured.")
+
+BENCH_COLUMNS = ("bench", "name", "ours", "other", "other_name", "unit", "ratio", "spread", "goal", "holds")
 
 
 @recipe_app.command("check")
@@ -42,6 +45,28 @@ def db_upgrade(json_: JsonOption = False) -> None:
     show(upgrade(load_settings()), json_)
 
 
+@bench_app.command("judge")
+def bench_judge(
+    draws: Annotated[int, typer.Option(min=20, help="Made-up worlds of each kind.")] = 1000,
+    processes: Annotated[int, typer.Option(min=1, help="Draw in so many processes.")] = 2,
+    plot: Annotated[str, typer.Option(help="Draw the power of the judge to this PNG instead.")] = "",
+    json_: JsonOption = False,
+) -> None:
+    """How often the judge is right in made-up worlds, and what killed and racing promotions leave behind."""
+    try:
+        from benchmarks import bench_judge as bench
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith(("benchmarks", "tests")):
+            raise
+        raise ClassyError(
+            "benchmarks/ and tests/ are not here: they are part of the checkout, run this from one"
+        ) from None
+    if plot:
+        show(bench.measure_power(Path(plot), draws=draws, processes=processes), json_)
+        return
+    show(bench.measure(draws=draws, processes=processes), json_, columns=BENCH_COLUMNS[1:])
+
+
 @bench_app.command("show")
 def bench_show(
     all_: Annotated[bool, typer.Option("--all", help="Also what holds.")] = False, json_: JsonOption = False
@@ -56,5 +81,4 @@ def bench_show(
     if not rows and not json_:
         Console().print(f"all {len(found)} figures hold; see them with --all")
         return
-    columns = ("bench", "name", "ours", "other", "other_name", "unit", "ratio", "spread", "goal", "holds")
-    show(rows, json_, columns=columns)
+    show(rows, json_, columns=BENCH_COLUMNS)
