@@ -76,7 +76,7 @@ def run(
     given = approval.given(approved_by=approved_by, rejected_by=rejected_by, note=note, via=via)
     client, store = tracking.connect(settings), open_store(settings.database_url)
     judged = _need_promote(store, run_key)
-    found, made = judgement.of_decision(judged), store.deployment_of(run_key)
+    found, made = judgement.of_decision(judged), _made(store, run_key)
     version = found["contender"]["version"]
     answer, late = _hear(client, settings, store, judged, version, given, made)
     if made is None and answer is None and (needs_approval or recipe.gates.approval):
@@ -102,6 +102,17 @@ def run(
         answer=answer.sentence if answer else None,
         version_url=version_url(settings, version),
     )
+
+
+def _made(store: Store, run_key: str) -> dict[str, Any] | None:
+    """The generation that this run key made, if any: a rollback's is not this promotion's."""
+    there = store.deployment_of(run_key)
+    if there is not None and there["kind"] != "promote":
+        raise ClassyError(
+            f"run key {run_key}: a {there['kind']} made generation {there['generation']} under it, and a run key makes "
+            "one generation; judge the contender again under another: `classy evaluate` with a new --run-key"
+        )
+    return there
 
 
 def _need_promote(store: Store, run_key: str) -> dict[str, Any]:
@@ -165,7 +176,7 @@ def _take(
     while True:
         # In this order: a generation that appears after the first look makes the insert below lose.
         current = store.current()
-        if (there := store.deployment_of(run_key)) is not None:
+        if (there := _made(store, run_key)) is not None:
             return there, False
         _still_champion(current, found, run_key)
         row = ledger.promotion(

@@ -100,6 +100,14 @@ def test_bad_arguments_are_named(shop: Shop, arguments: dict[str, Any], error: t
     assert len(shop.generations()) == 2
 
 
+def test_a_training_cannot_be_promoted_under_the_run_key_of_a_rollback(shop: Shop) -> None:
+    shop.back()
+    rule(shop.settings, shop.recipe, shop.runs["second"], "oops", day=3)
+    with pytest.raises(ClassyError, match="run key oops: a rollback made generation 3 under it"):
+        promote.run(shop.settings, shop.recipe, run_key="oops")
+    assert len(shop.generations()) == 3
+
+
 def test_before_the_first_promotion_there_is_nothing_to_roll_back(settings: Settings, recipe: Recipe) -> None:
     ready_mlflow(settings)
     with pytest.raises(LedgerError, match="nothing is in production yet"):
