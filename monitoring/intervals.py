@@ -18,7 +18,10 @@ Bools = NDArray[np.bool_]
 Statistic = Callable[[Floats], Floats]
 """From totals [..., M] to numbers [...]."""
 
-RESAMPLES = 2000
+RESAMPLES, FEWEST_RESAMPLES = 10_000, 2000
+"""Where one sender has much of the rows, a bound lies far out and 2000 resamples leave it to chance."""
+WORK = 500_000
+"""Resamples times clusters; more clusters make a smoother distribution, which fewer resamples show as well."""
 MOST_CLUSTERS = 1000
 """More senders than this are resampled in so many groups of whole senders: as honest, and bounded in time."""
 BLOCK = 2_000_000  # numbers in one block of resamples: 16 MB
@@ -72,6 +75,7 @@ def bootstrap(
         # Rounded, so that resamples that give the same number are ties whatever the order of their sums.
         return statistic(times.astype(float) @ sums).reshape(drawn.shape[:-1]).round(12)
 
+    resamples = min(resamples, max(FEWEST_RESAMPLES, WORK // count))
     level = min(_raised(confidence, count), 1 - 0.5 / resamples)
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)

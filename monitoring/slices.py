@@ -21,7 +21,7 @@ Key = tuple[str, str]
 
 ROWS = "rows"
 """The column of golden and fresh: shown beside the slices, but each has gates of its own."""
-RESAMPLES = 1000
+RESAMPLES = 2000
 MOST_VALUES = 30
 """Of a column of words the commonest so many values are slices of their own, the rest is one."""
 THIRDS = {"brightness": ("dark", "middle", "bright"), "sender": ("small", "medium", "large")}

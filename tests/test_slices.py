@@ -82,7 +82,7 @@ def test_a_row_is_the_comparison_within_the_slice() -> None:
     table = slice_table(paired, masks, confidence=0.95, min_rows=40)
     assert [(row.column, row.value) for row in table] == list(masks)
     for row in table:
-        found = compare(paired.where(masks[row.column, row.value]), confidence=0.95, resamples=1000)
+        found = compare(paired.where(masks[row.column, row.value]), confidence=0.95, resamples=2000)
         assert found is not None
         assert (row.rows, row.senders, row.p_value) == (found.rows, found.senders, found.p_value)
         assert (row.difference, row.low, row.high) == pytest.approx((found.difference, found.low, found.high))
