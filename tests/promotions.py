@@ -78,22 +78,8 @@ def rule(
     current = store.current()
     version = registry.register(client, settings, run_id, {registry.RUN_KEY: run_key})
     client.set_model_version_tag(settings.model_name, version, registry.RUN_KEY, run_key)
-    champion = current["champion_version"] if current else None
-    opponent = {"kind": "champion", "version": champion} if champion else {"kind": "guess", "version": None}
     folder = judgement.folder_of(settings, run_key)
-    text = json.dumps(
-        {
-            "format": 2,
-            "run_key": run_key,
-            "recipe": recipe.name,
-            "recipe_hash": recipe.digest(),
-            "verdict": verdict,
-            "reasons": ["Better on test rows."],
-            "contender": {"kind": "contender", "run_id": run_id, "version": version, "candidate": "made-up"},
-            "opponent": opponent,
-            "champion_version": champion,
-        }
-    )
+    text = json.dumps(_evidence(recipe, run_id, version, run_key, verdict, current))
     with files.new_partition(folder) as draft:
         (draft.folder / judgement.FILE).write_text(text)
     store.record_decision(
@@ -112,6 +98,33 @@ def rule(
     )
     registry.project(client, settings, store)
     return version
+
+
+def _evidence(
+    recipe: Recipe, run_id: str, version: str, run_key: str, verdict: str, current: dict[str, Any] | None
+) -> dict[str, Any]:
+    """A verdict without its numbers: a promotion reads none of them."""
+    nobody = dict.fromkeys(("run_id", "version", "candidate", "model", "trained_on", "val"))
+    champion = {"run_id": current["champion_run_id"], "version": current["champion_version"]} if current else {}
+    return {
+        "format": 2,
+        "run_key": run_key,
+        "recipe": recipe.name,
+        "recipe_hash": recipe.digest(),
+        "verdict": verdict,
+        "reasons": ["Better on test rows."],
+        "findings": [],
+        "contender": {**nobody, "kind": "contender", "run_id": run_id, "version": version, "candidate": "made-up"},
+        "opponent": {**nobody, "kind": "champion" if current else "guess", **champion},
+        "champion_version": champion.get("version"),
+        "snapshot": {"id": "made-up", "uri": "made-up", "as_of": AS_OF.isoformat(), "counts": {}, "partitions": []},
+        "golden": {"hash": "made-up", "rows": 0, "uses": 1},
+        "comparisons": dict.fromkeys(("golden", "fresh", "drifted", "pooled")),
+        "ratios": [],
+        "slices": [],
+        "behaviour": [],
+        "seeds": None,
+    }
 
 
 # ----------------------------------------------------------------------------------------- what is there now
