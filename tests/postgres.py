@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from sqlalchemy import URL, make_url
 
@@ -63,9 +64,12 @@ class Server:
         initdb, postgres = binary("initdb"), binary("postgres")
         if initdb is None or postgres is None:
             raise NoPostgres("PostgreSQL is not installed; `.ci/packages` installs it")
-        self._owner = _owner()
+        owner = _owner()
+        self._as: dict[str, Any] = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
         # Not below pytest's own folder: the server's user cannot enter it. Short: a socket's path has 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="classy-pg-"))
+        if owner:
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         try:
             self._start(initdb, postgres)
         except BaseException:
@@ -75,12 +79,10 @@ class Server:
 
     def _start(self, initdb: Path, postgres: Path) -> None:
         data = self.folder / "data"
-        if self._owner:
-            shutil.chown(self.folder, self._owner)
         # The folder is its owner's alone, and with it the socket: a password would only cost each connection time.
         made = subprocess.run(
             [initdb, "-D", data, "-U", USER, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-            user=self._owner, cwd="/", env=_plain_environment(), capture_output=True, text=True, check=False,
+            cwd="/", env=_plain_environment(), **self._as, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if made.returncode != 0:
             raise NoPostgres(f"{initdb}: {made.stderr.strip()}")
@@ -88,7 +90,7 @@ class Server:
         with (self.folder / "log").open("wb") as log:
             self._child = subprocess.Popen(
                 [postgres, "-D", data, "-k", self.folder, *settings],
-                user=self._owner, cwd="/", env=_plain_environment(), stdin=subprocess.DEVNULL, stdout=log,
+                cwd="/", env=_plain_environment(), **self._as, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_the_tests,
             )  # fmt: skip
         self._wait()
@@ -140,11 +142,11 @@ class Server:
             "postgresql", USER, self.password, database=database, query={"host": str(self.folder)}
         ).render_as_string(hide_password=False)
 
-    def new_database(self, template: str | None = None) -> str:
-        """The URL of a new database: empty, or a copy of the one at the URL `template`, which nobody may be using."""
+    def new_database(self) -> str:
+        """The URL of a new, empty database."""
         self._databases += 1
         name = f"test_{self._databases}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE {make_url(template).database if template else 'template0'}")
+        self._run(f"CREATE DATABASE {name} TEMPLATE template0")
         return self.url(name)
 
     def drop(self, url: str) -> None:
@@ -152,14 +154,14 @@ class Server:
         self._run(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
 
 
-def _owner() -> str | None:
+def _owner() -> pwd.struct_passwd | None:
     """Whom to run the server as where this is root."""
     if os.geteuid() != 0:
         return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
     for name in ("postgres", "nobody"):
-        if name in names:
-            return name
+        if name in known:
+            return known[name]
     raise NoPostgres("PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")
 
 
