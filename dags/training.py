@@ -149,8 +149,9 @@ def training() -> None:
     )
     approve = Approval(
         task_id="approve",
-        subject="Promote version {{ ti.xcom_pull(task_ids='evaluate')['version'] }}?",
+        subject="Promote the contender?",
         run_key=snapped["run_key"],
+        version=evaluated["version"],
         verdict=evaluated["verdict"],
         always=RECIPE.gates.approval,
         params=FORM,

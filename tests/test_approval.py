@@ -60,9 +60,9 @@ def test_without_a_name_nothing_is_answered_and_the_missing_tag_is_named(word: s
     assert "add a tag approval_by" in found.problem
 
 
-def test_a_name_too_long_for_the_ledger_is_refused_with_its_length() -> None:
+def test_a_text_too_long_for_a_name_is_refused_with_its_length() -> None:
     found = approval.from_tags({"approval": "approved", "approval_by": "a" * 129})
-    assert found == Unclear("tag approval_by has 129 characters; at most 128 fit the ledger")
+    assert found == Unclear("tag approval_by has 129 characters; a name has at most 128")
 
 
 @given(tags=st.dictionaries(st.sampled_from(["approval_by", "approval_note", "classy.approval", "owner"]), st.text()))
@@ -160,7 +160,7 @@ def set_tags(case: Case, **tags: str) -> None:
 
 
 def test_unclear_tags_are_told_on_the_page_until_they_are_mended(case: Case) -> None:
-    look = approval.watch(case.settings, "key-1")
+    look = approval.watch(case.settings, "key-1", "1")
     assert look() is None
     set_tags(case, approval="aproved", approval_by="ada")
     assert look() is None
@@ -171,19 +171,22 @@ def test_unclear_tags_are_told_on_the_page_until_they_are_mended(case: Case) -> 
 
 
 def test_the_watch_sees_an_answer_in_the_ledger_and_a_promotion(case: Case) -> None:
-    assert approval.answered(case.settings, "key-1") is None
+    assert approval.answered(case.settings, "key-1", "1") is None
     promote.run(case.settings, case.recipe, run_key="key-1")
-    assert approval.answered(case.settings, "key-1") == ("APPROVE", "promoted already: generation 1 by tester")
+    assert approval.answered(case.settings, "key-1", "1") == ("APPROVE", "promoted already: generation 1 by tester")
     promote.run(case.settings, case.recipe, run_key="key-1", approved_by="ada")
-    assert approval.answered(case.settings, "key-1") == ("APPROVE", "approved by ada by command")
+    assert approval.answered(case.settings, "key-1", "1") == ("APPROVE", "approved by ada by command")
 
 
 def test_a_watch_that_cannot_ask_says_so_and_a_first_look_does_not_stop_the_question(case: Case) -> None:
-    look = approval.watch(case.settings, "key-1")
+    look = approval.watch(case.settings, "key-1", "1")
     client_of(case).delete_model_version(case.settings.model_name, "1")
     with pytest.raises(ClassyError, match="version 1: not in the registry"):
         look()
-    assert approval.answered(case.settings, "key-1") is None
+    assert approval.answered(case.settings, "key-1", "1") is None
+    away = case.settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/classy"})
+    with pytest.raises(ClassyError, match="run key key-1: whether somebody answered cannot be seen now: database"):
+        approval.watch(away, "key-1", "1")
 
 
 def test_tags_that_were_taken_up_never_answer_a_later_judgement(case: Case) -> None:

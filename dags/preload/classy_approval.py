@@ -44,13 +44,13 @@ FORM = {
 class Elsewhere(HITLTrigger):
     """Waits for an answer, on Airflow's page or outside it."""
 
-    def __init__(self, *, run_key: str, **kwargs: Any) -> None:
+    def __init__(self, *, run_key: str, version: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.run_key = run_key
+        self.run_key, self.version = run_key, version
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         _, kwargs = super().serialize()
-        return f"{__name__}.{type(self).__name__}", {**kwargs, "run_key": self.run_key}
+        return f"{__name__}.{type(self).__name__}", {**kwargs, "run_key": self.run_key, "version": self.version}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         waiting = [asyncio.ensure_future(self._on_the_page()), asyncio.ensure_future(self._outside())]
@@ -75,7 +75,7 @@ class Elsewhere(HITLTrigger):
             # Waiting first: an answer in the same second would meet the scheduler while it still tidies up.
             await asyncio.sleep(EVERY.total_seconds())
             try:
-                look = look or await asyncio.to_thread(_watch, self.run_key)
+                look = look or await asyncio.to_thread(_watch, self.run_key, self.version)
                 said = await asyncio.to_thread(look)
             except ClassyError as error:
                 self.log.warning("%s", error)
@@ -98,11 +98,11 @@ class Elsewhere(HITLTrigger):
         return TriggerEvent({ELSEWHERE: said})
 
 
-def _watch(run_key: str) -> Any:
+def _watch(run_key: str, version: str) -> Any:
     from pipelines.models import approval
     from pipelines.settings import load_settings
 
-    return approval.watch(load_settings(), run_key)
+    return approval.watch(load_settings(), run_key, version)
 
 
 class Approval(HITLOperator):
@@ -112,11 +112,11 @@ class Approval(HITLOperator):
     there. A rejection is an answer like any other, so that it is recorded too.
     """
 
-    template_fields = (*HITLOperator.template_fields, "run_key", "verdict")
+    template_fields = (*HITLOperator.template_fields, "run_key", "version", "verdict")
 
-    def __init__(self, *, run_key: Any, verdict: Any, always: bool, **kwargs: Any) -> None:
+    def __init__(self, *, run_key: Any, version: Any, verdict: Any, always: bool, **kwargs: Any) -> None:
         super().__init__(options=[APPROVE, REJECT], **kwargs)
-        self.run_key, self.verdict, self.always = run_key, verdict, always
+        self.run_key, self.version, self.verdict, self.always = run_key, version, verdict, always
 
     def execute(self, context: Any) -> Any:
         from pipelines.models import approval
@@ -127,9 +127,10 @@ class Approval(HITLOperator):
         if not (self.always or context["params"]["approval"]):
             return None
         settings, ti_id = load_settings(), context["task_instance"].id
-        if said := approval.answered(settings, self.run_key):
+        if said := approval.answered(settings, self.run_key, self.version):
             self.log.info("Answered already: %s", said[1])
             return None
+        self.subject = f"Promote version {self.version}?"
         self.body = approval.question(settings, self.run_key)
         upsert_hitl_detail(
             ti_id=ti_id,
@@ -141,6 +142,7 @@ class Approval(HITLOperator):
         self.log.info("Asked; see Required Actions")
         trigger = Elsewhere(
             run_key=self.run_key,
+            version=self.version,
             ti_id=ti_id,
             options=self.options,
             params=self.serialized_params,

@@ -5,7 +5,8 @@ changes nothing. MLflow's tags carry neither an author nor a time. So the name i
 tags that were taken up are taken off the version: they never answer for a later judgement.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -38,7 +39,7 @@ _WHERE: dict[Via, str] = {"airflow": "in Airflow", "mlflow": "by a tag in MLflow
 REASONS = 3
 """How many of the judge's sentences a question shows; what decided it comes first, and the version's page has all."""
 LONGEST_NAME = 128
-"""Characters: the width of `decisions.actor`."""
+"""Characters; more is no name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +104,7 @@ def from_tags(tags: Mapping[str, str]) -> Answer | Unclear | None:
 def _name_problem(by: str) -> str:
     if not by:
         return "is empty"
-    return f"has {len(by)} characters; at most {LONGEST_NAME} fit the ledger" if len(by) > LONGEST_NAME else ""
+    return f"has {len(by)} characters; a name has at most {LONGEST_NAME}" if len(by) > LONGEST_NAME else ""
 
 
 def _one_line(text: str) -> str:
@@ -203,36 +204,42 @@ def _take_off(
 # -------------------------------------------------------------------------------------------- while one waits
 
 
-def watch(settings: Settings, run_key: str) -> Callable[[], tuple[Action, str] | None]:
+def watch(settings: Settings, run_key: str, version: str) -> Callable[[], tuple[Action, str] | None]:
     """A function that gives what was answered outside Airflow, and a sentence about it; None until somebody did.
 
     It keeps its connections, and looks at the ledger, at production and at the version's tags.
 
     Raises:
-        ClassyError: nothing was judged; from the function: the database or MLflow cannot be asked now.
+        ClassyError: here or from the function: the database or MLflow cannot be asked now.
     """
-    client, store = tracking.connect(settings), open_store(settings.database_url)
-    version = judgement.of_decision(need_judged(store, run_key))["contender"]["version"]
+    with _asking(run_key):
+        client, store = tracking.connect(settings), open_store(settings.database_url)
 
     def look() -> tuple[Action, str] | None:
-        try:
+        with _asking(run_key):
             if (answer := of(store, run_key)) is not None:
                 return answer.action, answer.sentence
             if (row := store.deployment_of(run_key)) is not None:
                 return "APPROVE", f"promoted already: generation {row['generation']} by {row['actor']}"
             found = tagged(client, settings, version)
-        except (MlflowException, StoreError) as error:
-            raise ClassyError(f"run key {run_key}: whether somebody answered cannot be seen now: {error}") from error
         return (found.action, found.sentence) if isinstance(found, Answer) else None
 
     return look
 
 
-def answered(settings: Settings, run_key: str) -> tuple[Action, str] | None:
+@contextmanager
+def _asking(run_key: str) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, StoreError) as error:
+        raise ClassyError(f"run key {run_key}: whether somebody answered cannot be seen now: {error}") from error
+
+
+def answered(settings: Settings, run_key: str, version: str) -> tuple[Action, str] | None:
     """What `watch` sees at once; None also where it cannot look."""
     try:
-        return watch(settings, run_key)()
-    except (ClassyError, StoreError):
+        return watch(settings, run_key, version)()
+    except ClassyError:
         # A person can be asked all the same, and the watch goes on while they think.
         return None
 
