@@ -163,11 +163,11 @@ def not_worse(
         if frozen
         else f"About {needed - found.rows} more rows are needed."
     )
+    seen = "No loss was seen" if difference.gain >= 0 else "The loss seen is less than half of that"
     return Finding(
         gate=gate,
         outcome="unknown",
-        sentence=f"Too few {name} to tell: {what}, and the difference seen is within half of it, "
-        f"but only about {needed} rows in all would show it. {remedy}",
+        sentence=f"Too few {name} to tell: {what}. {seen}, but only about {needed} rows in all would show it. {remedy}",
     )
 
 

@@ -28,7 +28,7 @@ from monitoring.stores import Store, open_store
 from monitoring.verdict import Judged, OpponentKind, deciding_mask, judge
 from pipelines import files
 from pipelines.data.snapshots import read_snapshot
-from pipelines.models import behaviour, contest, judgement, registry, review, tracking
+from pipelines.models import approval, behaviour, contest, judgement, registry, review, tracking
 from pipelines.models.contest import Contest, Exam
 from pipelines.models.facts import Facts, facts_of, ratios
 from pipelines.models.links import version_url
@@ -288,6 +288,7 @@ def _publish(settings: Settings, client: MlflowClient, folder: str, found: dict[
         "classy.evidence_uri": files.join(folder, judgement.FILE),
     }
     tags = {**_tags(found["run_key"], found["snapshot"], found["recipe"]), **about}
+    approval.forget(client, settings, version)
     registry.describe(client, settings, version, review.markdown(found, settings), tags)
 
 

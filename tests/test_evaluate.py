@@ -87,6 +87,16 @@ def test_the_evidence_says_which_slices_were_won(case: Case) -> None:
     assert sum(row["rows"] for key, row in slices.items() if key[0] == "class") == 520
 
 
+def test_an_answer_to_an_older_judgement_does_not_answer_a_new_one(case: Case) -> None:
+    version = case.gated(min_rows=10_000).evaluate("baseline", "good").version
+    client = tracking.connect(case.settings)
+    for tag, value in (("approval_by", "ada"), ("approval", "rejected")):
+        client.set_model_version_tag(case.settings.model_name, version, tag, value)
+    assert case.evaluate("baseline", "good", run_key="key-2").verdict == "PROMOTE"
+    assert "approval" not in client.get_model_version(case.settings.model_name, version).tags
+    assert promote.run(case.settings, case.recipe, run_key="key-2").promoted
+
+
 def test_judging_twice_is_judging_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     first = case.evaluate("baseline", "good")
     monkeypatch.setattr("pipelines.models.contest.predict", lambda *_: pytest.fail("judged again"))
