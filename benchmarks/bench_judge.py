@@ -26,7 +26,7 @@ COLOURS = ("#b9d3de", "#86b3c6", "#4f91ac", "#1f6f8b", "#123f50")
 
 def measure(*, draws: int, processes: int) -> list[dict[str, object]]:
     """The judge in made-up worlds, then promotions that are killed and that race; recorded as `judge`."""
-    rows = [*judge_rows(draws, processes), *promotions.rows(kills=max(1, draws // 2), races=max(1, draws // 20))]
+    rows = [*judge_rows(draws, processes), *promotions.rows(kills=max(1, draws // 2), races=max(2, draws // 20))]
     record("judge", rows)
     return [row.as_json() for row in rows]
 
