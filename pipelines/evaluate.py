@@ -28,11 +28,13 @@ from monitoring.stores import Store, open_store
 from monitoring.verdict import Judged, OpponentKind, deciding_mask, judge
 from pipelines import files
 from pipelines.data.snapshots import read_snapshot
-from pipelines.models import approval, behaviour, contest, judgement, registry, review, tracking
+from pipelines.models import behaviour, contest, judgement, registry, tracking
 from pipelines.models.contest import Contest, Exam
 from pipelines.models.facts import Facts, facts_of, ratios
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
+from pipelines.review import approval
+from pipelines.review import report as review
 from pipelines.settings import Settings
 from training.data import SnapshotData
 

@@ -13,8 +13,8 @@ from typing import Any
 from monitoring import trail
 from monitoring.stores import Store, open_store
 from pipelines.errors import ClassyError
-from pipelines.models import ancestry, chain, traces
-from pipelines.models.traces import CHANGED, GONE, THERE, UNKNOWN
+from pipelines.lineage import ancestry, chain, traces
+from pipelines.lineage.traces import CHANGED, GONE, THERE, UNKNOWN
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 

@@ -7,7 +7,7 @@ command repairs them. A promotion that comes second is refused where the champio
 is not the champion any more: its verdict is about another model.
 
 A person may have a word: in the arguments, in the ledger, or by tags on the version in MLflow
-(`pipelines/models/approval.py`). A rejection is a verdict, not an error, and stays.
+(`pipelines/review/approval.py`). A rejection is a verdict, not an error, and stays.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,12 @@ from mlflow.tracking import MlflowClient
 from monitoring import ledger
 from monitoring.stores import LostRace, Store, open_store
 from pipelines.errors import ClassyError
-from pipelines.models import approval, judgement, registry, tracking
-from pipelines.models.approval import Answer, Unclear
-from pipelines.models.keeping import keep_chain
+from pipelines.lineage.keeping import keep_chain
+from pipelines.models import judgement, registry, tracking
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
+from pipelines.review import approval
+from pipelines.review.approval import Answer, Unclear
 from pipelines.settings import Settings
 
 

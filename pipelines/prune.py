@@ -2,7 +2,7 @@
 
     classy prune [--older-than DAYS] [--what snapshots,checkpoints,versions,caches] [--yes]
 
-Nothing is deleted without `--yes`. Whatever a generation names stays for ever; see `pipelines/models/retention.py`.
+Nothing is deleted without `--yes`. Whatever a generation names stays for ever; see `pipelines/retention/rules.py`.
 Right before each deletion is asked again who refers to it. Killed in the middle, the next prune finishes.
 """
 
@@ -17,9 +17,9 @@ from monitoring.stores import Store, open_store
 from pipelines import files
 from pipelines.errors import ClassyError
 from pipelines.models import tracking
-from pipelines.models.attic import KINDS, Attic, StillNeeded
-from pipelines.models.retention import Item, References, Thing, references, rule
 from pipelines.recipe import Recipe
+from pipelines.retention.attic import KINDS, Attic, StillNeeded
+from pipelines.retention.rules import Item, References, Thing, references, rule
 from pipelines.settings import Settings
 
 __all__ = ["KINDS", "Pruned", "run"]

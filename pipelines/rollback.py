@@ -19,8 +19,8 @@ from monitoring import ledger
 from monitoring.stores import LostRace, Store, open_store
 from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
+from pipelines.lineage.keeping import keep_chain
 from pipelines.models import registry, tracking
-from pipelines.models.keeping import keep_chain
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings

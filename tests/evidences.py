@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from monitoring.comparison import Comparison, Paired, compare
 from monitoring.slices import SliceRow, slice_masks, slice_table
-from pipelines.models import review
-from pipelines.models.review import Photos
+from pipelines.review import report as review
+from pipelines.review.report import Photos
 from pipelines.sections import Gates
 from pipelines.settings import Settings, load_settings
 
@@ -37,7 +37,7 @@ NASTY = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """What `pipelines.models.review` is given."""
+    """What `pipelines.review.report` is given."""
 
     evidence: dict[str, Any]
     paired: Paired

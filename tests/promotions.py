@@ -50,7 +50,7 @@ for _name in (
     "sqlalchemy.dialects.postgresql.psycopg2",
     "alembic.command",
     "monitoring.migrations",
-    "pipelines.lineage",
+    "pipelines.lineage.events",
     "psycopg2",
 ):
     importlib.import_module(_name)

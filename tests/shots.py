@@ -16,9 +16,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from pipelines.loop import LocalStage, play
-from pipelines.models import judgement, review, tracking
+from pipelines.models import judgement, tracking
 from pipelines.models.links import version_url
 from pipelines.recipe import ROOT, load_recipe
+from pipelines.review import report as review
 from pipelines.settings import Settings, load_settings
 from tests.browser import open_browser, widths_of_pictures
 from tests.servers import mlflow_server

@@ -11,9 +11,10 @@ from mlflow.tracking import MlflowClient
 from monitoring.stores import Store, open_store
 from pipelines import promote
 from pipelines.errors import ClassyError
-from pipelines.models import approval, registry, tracking
-from pipelines.models.approval import Answer, Unclear
+from pipelines.models import registry, tracking
 from pipelines.recipe import Recipe
+from pipelines.review import approval
+from pipelines.review.approval import Answer, Unclear
 from pipelines.settings import Settings
 from tests.judged import Case, Plan, make_case, no_pictures
 

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from monitoring import ledger
 from monitoring.stores import open_store
-from pipelines import explain, files, lineage
+from pipelines import explain, files
 from pipelines.cli import app
 from pipelines.errors import ClassyError
-from pipelines.models import traces
-from pipelines.models.chain import lineage_root
+from pipelines.lineage import events as lineage
+from pipelines.lineage import traces
+from pipelines.lineage.chain import lineage_root
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
 from tests.chains import RUN_KEY, Made, learnable, make_chain

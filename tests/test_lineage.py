@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 
 from monitoring import ledger
 from monitoring.stores import open_store
-from pipelines import files, lineage
+from pipelines import files
 from pipelines.cli import app
 from pipelines.errors import ClassyError
-from pipelines.models.chain import lineage_root
-from pipelines.models.provenance import dataset_name
+from pipelines.lineage import events as lineage
+from pipelines.lineage.chain import lineage_root
+from pipelines.lineage.provenance import dataset_name
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
 from tests.chains import Made, learnable, make_chain

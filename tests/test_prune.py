@@ -25,11 +25,12 @@ from pipelines import files, prune
 from pipelines.cli import app
 from pipelines.commands import production
 from pipelines.errors import ClassyError
-from pipelines.models import attic, tracking
-from pipelines.models.attic import Attic
-from pipelines.models.retention import Records, Thing, Training, references, rule
+from pipelines.models import tracking
 from pipelines.prune import Pruned
 from pipelines.recipe import Recipe
+from pipelines.retention import attic
+from pipelines.retention.attic import Attic
+from pipelines.retention.rules import Records, Thing, Training, references, rule
 from pipelines.settings import Settings
 from tests.judged import ready_mlflow
 
@@ -375,7 +376,7 @@ import os, signal, sys
 from datetime import datetime
 from pathlib import Path
 from pipelines import prune
-from pipelines.models import attic
+from pipelines.retention import attic
 from pipelines.recipe import Recipe
 from pipelines.settings import load_settings
 attic.shutil.rmtree = lambda path, **_: os.kill(os.getpid(), signal.SIGKILL)

@@ -11,8 +11,10 @@ from PIL import Image
 
 from monitoring import disagreement
 from monitoring.comparison import Paired
-from pipelines.models import judgement, review, telling
-from pipelines.models.description import MOST
+from pipelines.models import judgement
+from pipelines.review import report as review
+from pipelines.review import telling
+from pipelines.review.description import MOST
 from pipelines.settings import Settings
 from tests.evidences import NASTY, SERVER, Judged, judged, on_server, write
 

@@ -11,7 +11,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Browser, Page
 
-from pipelines.models import judgement, registry, review, tracking
+from pipelines.models import judgement, registry, tracking
+from pipelines.review import report as review
 from pipelines.settings import Settings, load_settings
 from tests.browser import Watch, browser, sideways, widths_of_pictures
 from tests.evidences import NASTY, Judged, judged, on_server, write

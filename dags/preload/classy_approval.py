@@ -99,7 +99,7 @@ class Elsewhere(HITLTrigger):
 
 
 def _watch(run_key: str, version: str) -> Any:
-    from pipelines.models import approval
+    from pipelines.review import approval
     from pipelines.settings import load_settings
 
     return approval.watch(load_settings(), run_key, version)
@@ -119,7 +119,7 @@ class Approval(HITLOperator):
         self.run_key, self.version, self.verdict, self.always = run_key, version, verdict, always
 
     def execute(self, context: Any) -> Any:
-        from pipelines.models import approval
+        from pipelines.review import approval
         from pipelines.settings import load_settings
 
         if self.verdict != "PROMOTE":

@@ -69,7 +69,7 @@ def explain(
 
     settings, loaded = door(recipe)
     if openlineage or send:
-        from pipelines import lineage
+        from pipelines.lineage import events as lineage
 
         if prediction:
             raise typer.BadParameter("events are a generation's: name it instead of --prediction")

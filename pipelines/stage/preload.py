@@ -8,5 +8,5 @@ from pipelines.steps import STEPS
 
 for _step in STEPS:
     importlib.import_module(f"pipelines.{_step}")
-importlib.import_module("pipelines.lineage")
+importlib.import_module("pipelines.lineage.events")
 importlib.import_module(f"pipelines.sources.{load_recipe(load_settings().recipe).source.kind}")

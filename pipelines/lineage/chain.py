@@ -15,9 +15,10 @@ import fsspec
 
 from monitoring.stores import Store
 from pipelines import files
-from pipelines.models import judgement, traces
+from pipelines.lineage import traces
+from pipelines.lineage.traces import CHANGED, GONE, THERE, UNKNOWN, trace
+from pipelines.models import judgement
 from pipelines.models.links import version_url
-from pipelines.models.traces import CHANGED, GONE, THERE, UNKNOWN, trace
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAIN = "chain.json"
-"""What `pipelines.lineage.keep` leaves beside the events."""
+"""What `pipelines.lineage.events.keep` leaves beside the events."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,7 +101,7 @@ def _mlflow(settings: Settings) -> tuple["MlflowClient | None", str | None]:
 
 
 def read_kept(settings: Settings, generation: int) -> dict[str, Any] | None:
-    """What `pipelines.lineage.keep` wrote when the generation was made, or None."""
+    """What `pipelines.lineage.events.keep` wrote when the generation was made, or None."""
     seen, manifest = traces.partition(lineage_root(settings, generation), None)
     if seen["state"] != THERE or CHAIN not in manifest["files"]:
         return None

@@ -26,7 +26,7 @@ from monitoring.stores import Store
 from pipelines import files
 from pipelines.errors import ClassyError
 from pipelines.models import judgement, tracking
-from pipelines.models.retention import Records, Thing, Training
+from pipelines.retention.rules import Records, Thing, Training
 from pipelines.settings import Settings
 
 KINDS = ("versions", "checkpoints", "caches", "snapshots")

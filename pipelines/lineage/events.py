@@ -22,7 +22,7 @@ from openlineage.client.serde import Serde
 
 from pipelines import explain, files
 from pipelines.errors import ClassyError
-from pipelines.models import chain, openlineage
+from pipelines.lineage import chain, openlineage
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 

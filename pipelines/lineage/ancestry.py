@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.models import traces
-from pipelines.models.chain import Sources, first
-from pipelines.models.traces import CHANGED, THERE
+from pipelines.lineage import traces
+from pipelines.lineage.chain import Sources, first
+from pipelines.lineage.traces import CHANGED, THERE
 
 
 def snapshot(sources: Sources, quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,7 +24,7 @@ from openlineage.client.facet_v2 import (
     test_run,
 )
 
-from pipelines.models.provenance import DATA_STEPS, Step, Thing, steps_of
+from pipelines.lineage.provenance import DATA_STEPS, Step, Thing, steps_of
 from pipelines.recipe import ROOT
 from pipelines.settings import Settings
 

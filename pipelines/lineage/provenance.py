@@ -14,7 +14,7 @@ import fsspec
 import pyarrow.parquet as pq
 
 from pipelines import files
-from pipelines.models import traces
+from pipelines.lineage import traces
 from pipelines.settings import Settings
 
 DATA_STEPS = ("gather", "validate", "prepare")

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipelines.models import telling
-from pipelines.models.telling import Evidence
+from pipelines.review import telling
+from pipelines.review.telling import Evidence
 from pipelines.settings import Settings
 
 MOST = 5000

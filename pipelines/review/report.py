@@ -21,10 +21,10 @@ from monitoring import disagreement, figures
 from monitoring.comparison import Paired, confusion
 from monitoring.disagreement import Disagreement
 from monitoring.slices import SliceRow
-from pipelines.models import telling
-from pipelines.models.description import PICTURES, REPORT, markdown
 from pipelines.models.judgement import opponent_name
-from pipelines.models.telling import Evidence
+from pipelines.review import telling
+from pipelines.review.description import PICTURES, REPORT, markdown
+from pipelines.review.telling import Evidence
 
 __all__ = ["REPORT", "SLICES", "Photo", "Photos", "Picture", "html", "markdown", "write"]
 
@@ -103,7 +103,7 @@ def html(evidence: Evidence, pictures: Sequence[Picture] = (), photos: Sequence[
     url = evidence["contender"]["run_url"]
     return (
         _environment()
-        .get_template("review.html.j2")
+        .get_template("report.html.j2")
         .render(
             evidence=evidence,
             headline=telling.headline(evidence),
@@ -134,7 +134,7 @@ def _by_part(lines: Sequence[telling.MetricLine]) -> dict[str, list[telling.Metr
 @cache
 def _environment() -> Environment:
     found = Environment(
-        loader=PackageLoader("pipelines.models", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("pipelines.review", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     found.filters["signed"] = telling.signed
     found.filters["percent"] = lambda share: "–" if share is None else f"{share:.0%}"

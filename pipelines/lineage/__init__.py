@@ -1,0 +1,1 @@
+"""Where a generation came from: its chain, looked at link by link, kept, and told as OpenLineage events."""

@@ -1,0 +1,1 @@
+"""What may go: the rules, and where the things lie."""
