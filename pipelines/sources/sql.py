@@ -24,7 +24,7 @@ class Sql:
         if not self._url:
             raise ClassyError(
                 f"source.url_env = {source.url_env!r}: environment variable {source.url_env} is not set; "
-                f"export {source.url_env}=postgresql+psycopg://user:password@host/database"
+                f"export {source.url_env}=postgresql+psycopg2://user:password@host/database"
             )
         self._base = expand(source.base, "source.base", home) if source.base else ""
         self._max_bytes = max_bytes
@@ -48,7 +48,7 @@ class Sql:
             engine = create_engine(url)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             detail = f"cannot be used: {error}" if not isinstance(error, ArgumentError) else "is no SQLAlchemy URL"
-            raise ClassyError(f"{name} {detail}; such as postgresql+psycopg://user:password@host/database") from None
+            raise ClassyError(f"{name} {detail}; such as postgresql+psycopg2://user:password@host/database") from None
         where = url.render_as_string(hide_password=True)
         try:
             with engine.connect() as connection:
