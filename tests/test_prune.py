@@ -6,183 +6,31 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 from filelock import FileLock
-from hypothesis import given
-from hypothesis import settings as example_settings
-from hypothesis import strategies as st
-from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
-from monitoring.stores import Store, open_store
 from pipelines import files, prune
 from pipelines.cli import app
 from pipelines.commands import production
 from pipelines.errors import ClassyError
 from pipelines.models import tracking
-from pipelines.prune import Pruned
 from pipelines.recipe import Recipe
 from pipelines.retention import attic
 from pipelines.retention.attic import Attic
-from pipelines.retention.rules import Records, Thing, Training, references, rule
+from pipelines.retention.rules import Thing
 from pipelines.settings import Settings
-from tests.judged import ready_mlflow
-
-NOW = datetime.now(UTC) + timedelta(days=100)
-"""MLflow dates a version by the real clock: seen from here, what a test makes is a hundred days old."""
-OLD = NOW - timedelta(days=60)
-YOUNG = NOW - timedelta(days=2)
-
-
-def milliseconds(time: datetime) -> int:
-    return int(time.timestamp() * 1000)
-
-
-@dataclass(kw_only=True, slots=True)
-class World:
-    """Records and things by hand: nothing is trained."""
-
-    settings: Settings
-    recipe: Recipe
-    client: MlflowClient
-    store: Store
-    runs: dict[str, str] = field(default_factory=dict)
-    """Run key → run id."""
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def train(self, key: str, *, at: datetime = OLD, finished: bool = True, version: bool = True) -> str:
-        """A snapshot, a run on it, its checkpoint folder, its fetched package and its version, all of one time."""
-        self.snapshot(f"snap-{key}", at=at)
-        tags = {
-            tracking.RUN_KEY: key, tracking.CANDIDATE: "resnet", tracking.SNAPSHOT_ID: f"snap-{key}",
-            tracking.PACKAGE_SHA256: f"sha-{key}", **({tracking.TRAINED: "{}"} if finished else {}),
-        }  # fmt: skip
-        run = self.client.create_run(tracking.experiment_id(self.client), start_time=milliseconds(at), tags=tags)
-        run_id = self.runs[key] = run.info.run_id
-        if finished:
-            self.client.set_terminated(run_id, end_time=milliseconds(at))
-            self.client.log_metric(run_id, "package_bytes", 1000, timestamp=milliseconds(at))
-        state = self.settings.home / "runs" / key / "resnet"
-        touch(state / "checkpoint.safetensors", at)
-        touch(self.settings.home / "cache" / "models" / f"sha-{key}" / "model.onnx", at)
-        touch(self.settings.home / "cache" / "models" / "references" / f"{run_id}.parquet", at)
-        if version:
-            name = self.settings.model_name
-            made = self.client.create_model_version(name, f"runs:/{run_id}/model", run_id, tags={"classy.run_key": key})
-            self.versions[key] = str(made.version)
-        return run_id
-
-    def snapshot(self, name: str, *, at: datetime = OLD) -> str:
-        uri = files.join(self.settings.data_root, "snapshots", name)
-        with files.new_partition(uri) as draft:
-            (draft.folder / "rows.parquet").write_bytes(b"r" * 500)
-            draft.meta = {"snapshot_id": name, "as_of": "2020-01-01T00:00:00+00:00", "ok": True}
-        touch(Path(uri) / files.MANIFEST, at)
-        return uri
-
-    def judge(self, key: str, verdict: str = "PROMOTE", *, at: datetime = OLD, against: str | None = None) -> None:
-        """The verdict on the contender of `key`; `against` is the champion's run key."""
-        row = {
-            "run_key": key,
-            "contender": {"run_id": self.runs[key], "version": self.versions[key], "trained_on": f"snap-{key}"},
-            "opponent": {"run_id": self.runs.get(against or ""), "version": self.versions.get(against or "")},
-            "champion_version": self.versions.get(against or ""),
-            "snapshot": {"id": f"snap-{key}"},
-        }
-        uri = files.join(self.settings.data_root, "judge", key, "evidence.json")
-        files.write_text(uri, json.dumps(row))
-        digest = hashlib.sha256(json.dumps(row).encode()).hexdigest()
-        self.decide(f"judge-{key}", "judge", verdict, key, at, uri, digest)
-
-    def decide(
-        self, name: str, kind: str, action: str, key: str, at: datetime, uri: str | None = None, sha: str | None = None
-    ) -> None:
-        self.store.record_decision(
-            {
-                "decision_key": name,
-                "kind": kind,
-                "action": action,
-                "reason": "",
-                "run_key": key,
-                "evidence_uri": uri,
-                "evidence_hash": sha,
-                "actor": "tester",
-                "as_of": at,
-                "created_at": at,
-            }
-        )
-
-    def promote(self, key: str, *, at: datetime = OLD) -> None:
-        current, judged = self.store.current(), self.store.decision(f"judge-{key}")
-        assert judged is not None
-        self.store.add_generation(
-            {
-                "generation": current["generation"] + 1 if current else 1,
-                "champion_version": self.versions[key],
-                "champion_run_id": self.runs[key],
-                "canary_version": None,
-                "canary_weight": 0.0,
-                "previous_version": current["champion_version"] if current else None,
-                "shadow_version": None,
-                "kind": "promote",
-                "actor": "tester",
-                "reason": "",
-                "run_key": key,
-                "as_of": at,
-                "created_at": at,
-                "evidence_uri": judged["evidence_uri"],
-                "evidence_hash": judged["evidence_hash"],
-            }
-        )
-
-    def prune(self, **given: Any) -> Pruned:
-        return prune.run(self.settings, self.recipe, now=NOW, **given)
-
-    def left(self) -> dict[str, set[str]]:
-        """What is there: snapshots, versions, runs by run key, checkpoints by run key, fetched packages."""
-        name = f"name = '{self.settings.model_name}'"
-        active = self.client.search_runs([tracking.experiment_id(self.client)])
-        home = self.settings.home
-        return {
-            "snapshots": {path.name for path in (Path(self.settings.data_root) / "snapshots").iterdir()},
-            "versions": {version.tags["classy.run_key"] for version in self.client.search_model_versions(name)},
-            "runs": {run.data.tags[tracking.RUN_KEY] for run in active},
-            "checkpoints": {path.name for path in (home / "runs").iterdir()},
-            "packages": {path.name for path in (home / "cache" / "models").glob("sha-*")},
-        }
-
-
-def touch(path: Path, at: datetime) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.write_bytes(b"x" * 100)
-    for one in (path, path.parent):
-        os.utime(one, (at.timestamp(), at.timestamp()))
+from tests.attics import NOW, OLD, YOUNG, World, make_attic, milliseconds
 
 
 @pytest.fixture
 def world(settings: Settings, recipe: Recipe) -> World:
-    """`champion` serves, `before` did; `lost`, `old` and `given-up` are of nobody's interest any more."""
-    ready_mlflow(settings)
-    client = tracking.connect(settings)
-    client.create_registered_model(settings.model_name)
-    made = World(settings=settings, recipe=recipe, client=client, store=open_store(settings.database_url))
-    for key in ("before", "champion", "lost", "old"):
-        made.train(key)
-    made.train("given-up", finished=False, version=False)
-    made.judge("before")
-    made.promote("before")
-    made.judge("old", against="before")
-    made.judge("champion", against="before")
-    made.promote("champion")
-    made.judge("lost", "HOLD", against="champion")
-    return made
+    return make_attic(settings, recipe)
 
 
 def names(items: list[prune.Item]) -> set[str]:
@@ -376,6 +224,7 @@ import os, signal, sys
 from datetime import datetime
 from pathlib import Path
 from pipelines import prune
+from pipelines.recipe import Recipe
 from pipelines.retention import attic
 from pipelines.recipe import Recipe
 from pipelines.settings import load_settings
@@ -426,107 +275,6 @@ def test_on_a_store_without_a_rename_the_manifest_goes_first(monkeypatch: pytest
     attic.remove_folder(left.uri)
     assert not fs.exists(path)
     attic.remove_folder(left.uri)  # gone already
-
-
-# ----------------------------------------------------------------------------------------- any ledger
-
-NAMES = st.integers(0, 7).map(str)
-DAYS = st.integers(0, 90)
-
-
-@st.composite
-def records(draw: st.DrawFn) -> Records:
-    """Any ledger about eight versions: run N made version N on some snapshot under run key N."""
-    snapshots = {name: draw(NAMES) for name in map(str, range(8))}
-    trainings = [
-        Training(run_id=f"run-{n}", run_key=f"key-{n}", candidate="c", snapshot_id=snapshots[n], finished=True,
-                 newest=NOW - timedelta(days=draw(DAYS)))
-        for n in map(str, range(8)) if draw(st.booleans())
-    ]  # fmt: skip
-    evidence: dict[str, Any] = {}
-    decisions = []
-    for n in draw(st.lists(NAMES, unique=True)):
-        against = draw(st.none() | NAMES)
-        readable = draw(st.booleans())
-        evidence[f"uri-{n}"] = {
-            "contender": {"run_id": f"run-{n}", "version": n, "trained_on": snapshots[n]},
-            "opponent": {"run_id": against and f"run-{against}", "version": against, "trained_on": None},
-            "champion_version": against, "snapshot": {"id": snapshots[n]}, "candidates": [f"run-{n}"],
-        } if readable else None  # fmt: skip
-        decisions.append(
-            {"decision_key": f"judge-{n}", "kind": "judge", "action": draw(st.sampled_from(["PROMOTE", "HOLD"])),
-             "run_key": f"key-{n}", "evidence_uri": f"uri-{n}", "created_at": NOW - timedelta(days=draw(DAYS))}
-        )  # fmt: skip
-    generations = [
-        {"generation": number, "champion_version": n, "champion_run_id": f"run-{n}", "previous_version": None,
-         "canary_version": draw(st.none() | NAMES), "shadow_version": None, "evidence_uri": f"uri-{n}"}
-        for number, n in enumerate(draw(st.lists(NAMES, max_size=4)), 1)
-    ]  # fmt: skip
-    aliases = dict.fromkeys(draw(st.lists(NAMES, max_size=2)), "alias")
-    return Records(
-        generations=generations, decisions=decisions, evidence=evidence, trainings=trainings, aliases=aliases
-    )
-
-
-def every_thing(found: Records, age: int) -> list[Thing]:
-    newest = NOW - timedelta(days=age)
-    made = []
-    for n in map(str, range(8)):
-        shared = {"uri": n, "bytes": 1, "newest": newest, "because": "nobody"}
-        made += [
-            Thing(what="version", name=n, run_ids=(f"run-{n}",), run_key=f"key-{n}", **shared),
-            Thing(what="snapshot", name=n, **shared),
-            Thing(what="cache", name=f"models/{n}", run_ids=(f"run-{n}",), **shared),
-            Thing(what="checkpoint", name=f"key-{n}/c", run_key=f"key-{n}", **shared),
-        ]
-    return made
-
-
-@given(found=records(), age=st.integers(0, 90), days=st.integers(1, 60))
-@example_settings(max_examples=300, deadline=None)
-def test_whatever_the_ledger_nothing_that_is_referred_to_goes(found: Records, age: int, days: int) -> None:
-    refs = references(found, now=NOW, days=days, in_flight_days=7)
-    goes = {(item.what, item.name) for item in rule(every_thing(found, age), refs, now=NOW, days=days) if item.goes}
-    assert not goes or age >= days
-    by_run = {training.run_id: training for training in found.trainings}
-    needed: set[tuple[str, str]] = {("version", version) for version in found.aliases}
-    for row in found.generations:
-        document = found.evidence.get(row["evidence_uri"])
-        versions = {row["champion_version"], row["canary_version"]}
-        snapshots = {by_run[row["champion_run_id"]].snapshot_id} if row["champion_run_id"] in by_run else set()
-        if document is None:
-            assert not [name for what, name in goes if what == "snapshot"]
-        else:
-            versions |= {document["opponent"]["version"]}
-            snapshots |= {document["snapshot"]["id"]}
-        needed |= {("version", name) for name in versions} | {("snapshot", name) for name in snapshots}
-        needed.add(("cache", f"models/{row['champion_version']}"))
-    current = found.generations[-1]["champion_version"] if found.generations else None
-    for row in found.decisions:
-        document, n = found.evidence[row["evidence_uri"]], row["run_key"].removeprefix("key-")
-        open_still = row["action"] == "PROMOTE" and document is not None and document["champion_version"] == current
-        if open_still or NOW - row["created_at"] < timedelta(days=days):
-            needed |= {("checkpoint", f"key-{n}/c"), ("version", n)}
-            needed |= {("snapshot", document["snapshot"]["id"])} if document else set()
-    for training in found.trainings:
-        if NOW - training.newest < timedelta(days=days):
-            needed |= {("snapshot", str(training.snapshot_id)), ("cache", f"models/{training.run_id[4:]}")}
-    assert not goes & needed
-
-
-@given(age=st.integers(1, 90))
-def test_in_an_empty_ledger_all_that_is_old_goes(age: int) -> None:
-    empty = Records(generations=[], decisions=[], evidence={}, trainings=[], aliases={})
-    refs = references(empty, now=NOW, days=30, in_flight_days=7)
-    items = rule(every_thing(empty, age), refs, now=NOW, days=30)
-    assert {item.goes for item in items} == {age >= 30}
-
-
-def test_what_has_no_age_stays() -> None:
-    empty = Records(generations=[], decisions=[], evidence={}, trainings=[], aliases={})
-    thing = Thing(what="snapshot", name="s", uri="s", bytes=None, newest=None, because="nobody")
-    (item,) = rule([thing], references(empty, now=NOW, days=30, in_flight_days=7), now=NOW, days=30)
-    assert (item.goes, item.why) == (False, "nothing says how old it is")
 
 
 # ---------------------------------------------------------------------------------------------- terminal
