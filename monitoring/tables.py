@@ -5,7 +5,21 @@ What somebody outside names (senders, labels, people, run keys) is `Text`: SQLit
 
 from datetime import UTC, datetime
 
-from sqlalchemy import JSON, Boolean, Column, DateTime, Dialect, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+)
 from sqlalchemy.types import TypeDecorator
 
 
@@ -46,10 +60,20 @@ predictions = Table(
     Column("channel", String(16), nullable=False),
     Column("service_hash", String(64), nullable=False),
     Column("defaulted", Boolean, nullable=False),
+    Column("content_hash", String(64), nullable=True),
+    Column("context", JSON, nullable=True),
+    Column("timings", JSON, nullable=True),
+    Column("cached", Boolean, nullable=False, default=False, server_default=false()),
+    Column("request_id", Text, nullable=True),
+    Column("key_id", String(32), nullable=True),
     Index("predictions_captured_at", "captured_at"),
     Index("predictions_image_id", "image_id"),
+    Index("predictions_content_hash", "content_hash", "generation"),
+    Index("predictions_generation", "generation", "arm"),
 )
-"""One answer. `arm`: champion, canary, shadow; `channel`: batch or online; `defaulted`: sender unknown to Feast."""
+"""One answer. `arm`: champion, canary (or its name), shadow; `channel`: batch or online; `defaulted`: sender unknown to
+Feast. Live answers also say what they were made of: the bytes' SHA-256, the context that the model was told,
+milliseconds by stage, whether they came from memory, and whose request it was."""
 
 ground_truth = Table(
     "ground_truth",
@@ -73,6 +97,9 @@ deployments = Table(
     Column("canary_version", String(32), nullable=True),
     Column("canary_weight", Float, nullable=False, default=0.0),
     Column("shadow_version", String(32), nullable=True),
+    Column("canary_run_id", String(64), nullable=True),
+    Column("canary_name", String(16), nullable=True),
+    Column("shadow_run_id", String(64), nullable=True),
     Column("kind", String(16), nullable=False),
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
@@ -84,7 +111,9 @@ deployments = Table(
     Index("deployments_run_key", "run_key", unique=True),
 )
 """Append-only truth of what is in production: one row a generation, the primary key lets one writer win.
-A run key makes one generation. `kind`: promote or rollback. `as_of` is data time, `created_at` is when it happened."""
+A run key makes one generation. `kind`: promote, rollback, canary (set up or changed), shadow, drop.
+`canary_name`: how its arm is called, in requests and in `predictions`; default canary. `as_of` is data time,
+`created_at` is when it happened."""
 
 decisions = Table(
     "decisions",
@@ -114,3 +143,42 @@ golden_uses = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 """Each time that the frozen golden rows were judged on: a set that is asked often is learned by selection."""
+
+api_keys = Table(
+    "api_keys",
+    METADATA,
+    Column("key_id", String(32), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("rate", Text, nullable=True),
+    Column("daily_quota", Integer, nullable=True),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=True),
+    Column("revoked_at", UtcDateTime, nullable=True),
+)
+"""Who may ask. The key itself is shown once and kept nowhere; `secret_hash` is its SHA-256."""
+
+key_usage = Table(
+    "key_usage",
+    METADATA,
+    Column("key_id", String(32), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("photos", Integer, nullable=False),
+)
+"""Photos that a key was answered on a day (UTC)."""
+
+arm_minutes = Table(
+    "arm_minutes",
+    METADATA,
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("arm", String(16), primary_key=True),
+    Column("minute", UtcDateTime, primary_key=True),
+    Column("worker", String(64), primary_key=True),
+    Column("photos", Integer, nullable=False),
+    Column("errors", Integer, nullable=False),
+    Column("latencies", JSON, nullable=False),
+)
+"""How an arm did in a minute, as one worker saw it: photos answered, photos failed by the server's fault, and the
+answered ones' latencies as {upper bound in ms: photos}."""

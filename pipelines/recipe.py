@@ -39,6 +39,7 @@ from pipelines.sections import (
     TorchvisionCandidate,
     Validation,
 )
+from pipelines.serving_sections import Serving
 
 SEED = re.compile(r"^(?P<family>.+)-seed(?P<number>\d+)$")
 """The second fit of candidate `resnet` is called `resnet-seed2`."""
@@ -64,6 +65,7 @@ class Recipe(Section):
     behaviour: Behaviour = Behaviour()
     monitoring: Monitoring = Monitoring()
     policy: Policy = Policy()
+    serving: Serving = Serving()
     story: Story = Story()
 
     @field_validator("candidates")

@@ -43,6 +43,33 @@ class Settings(BaseSettings):
     schedule: str = "@daily"
     """Schedule of the data DAG; `none` leaves it to a trigger (a replay driven day by day)."""
 
+    host: str = "127.0.0.1"
+    """Address that the server listens on."""
+    rest_port: int = Field(default=8000, ge=0, le=65535)
+    """REST, the page and the metrics; 0 takes any free one."""
+    grpc_port: int = Field(default=8001, ge=0, le=65535)
+    """gRPC; 0 takes any free one."""
+    workers: int = Field(default=1, ge=1, le=256)
+    """Server processes that share the two ports."""
+    auth: Literal["on", "off"] = "on"
+    """Access control of the server; `off` lets everybody do everything and is for a machine of one's own."""
+    jwt_issuer: str = ""
+    """Who issues tokens that are taken beside API keys; empty: none are."""
+    jwt_audience: str = "classy"
+    """What a token must be meant for."""
+    jwt_jwks: str = ""
+    """URL or file of the issuer's public keys (JWKS)."""
+    limits_url: str = "memory://"
+    """Where rates are counted: memory (each process its share), or redis://…"""
+    tls_cert: str = ""
+    """File of the certificate (PEM); with `tls_key`, both ports speak TLS."""
+    tls_key: str = ""
+    """File of its private key."""
+    hops: str = ""
+    """Where components in other processes are: `classifier=grpc://host:8001,preprocessor=http://host:8000`."""
+    runtime: Literal["auto", "openvino", "onnxruntime"] = "auto"
+    """What runs a model in the server; `auto` picks by the machine and the model's card."""
+
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, home: Path) -> Path:

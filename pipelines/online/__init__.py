@@ -1,0 +1,1 @@
+"""What a live server needs of the platform: packages from MLflow, features from Feast, rows in the SQL store."""

@@ -1,0 +1,1 @@
+"""What runs a graph: OpenVINO, ONNX Runtime; picked, and checked against torch."""

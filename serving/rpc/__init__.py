@@ -1,0 +1,1 @@
+"""The gRPC door: the same protocol over grpc.aio."""

@@ -1,0 +1,57 @@
+"""What the components need from outside this room. `pipelines/online/` gives the real ones.
+
+A server of its own photos and keys may give others: nothing here knows SQL, Feast or MLflow.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from serving.components.base import Identity
+from serving.photos import Photo
+
+
+class FeatureSource(Protocol):
+    """What is known about a sender, as the model is told it."""
+
+    service_hash: str
+    """Must be the one on the model's card."""
+
+    def fill(self, photos: Sequence[Photo], at: datetime) -> None:
+        """Give each photo its `context` and `defaulted`. Called in a worker thread; must not take longer than a read.
+
+        Raises:
+            Problem: the store cannot be read.
+        """
+
+    def fingerprint(self, sender: str, at: datetime) -> str:
+        """Names what is known about a sender now: equal fingerprints and equal photos give equal contexts."""
+
+
+class PredictionLog(Protocol):
+    """Takes every answer. Never waits: what it cannot keep is counted."""
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows of the table `predictions`."""
+
+
+class TruthSink(Protocol):
+    def write(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Take labels (image_id, label, labelled_at, said_by); gives what became of them. Called in a worker thread."""
+
+
+class Gate(Protocol):
+    """Who may come in, and how often."""
+
+    async def admit(self, credentials: str | None, *, scope: str, photos: int = 1, peer: str = "") -> Identity:
+        """Who asks.
+
+        Args:
+            credentials: the `Authorization` header (`Bearer …`) or `X-API-Key`'s value.
+            scope: what is asked for: infer, truth, admin, metrics.
+            photos: how many count against the rate and the quota.
+            peer: address of the caller, for those without a key.
+
+        Raises:
+            Problem: 401, 403 or 429.
+        """
