@@ -31,6 +31,17 @@ TINY = {
     "story": {"history_days": 3},
 }
 
+STACK = ("test_airflow", "test_pages", "test_stack", "test_loop", "test_review_pages")
+"""Files that start Airflow, look for free ports, or count the machine's processes: one after the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n 2 --dist loadgroup`: a file's tests share a worker, as they share fixtures; the longest go first."""
+    for item in items:
+        name = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("stack" if name in STACK else name))
+    items.sort(key=lambda item: item.path.stem not in STACK)
+
 
 @pytest.fixture
 def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
