@@ -1,1 +1,1 @@
-"""Who may come in, and how often: keys, tokens, rates."""
+"""Who may come in: API keys, tokens, rates and quotas; certificates of the two ports."""
