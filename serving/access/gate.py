@@ -85,7 +85,8 @@ class KeyGate:
             raise
         identity.need(scope)
         if self._token_rate is not None and photos:
-            _too_often(await self.rates.take(self._token_rate, f"sub:{identity.subject}", photos), self._token_rate, photos)
+            wait = await self.rates.take(self._token_rate, f"sub:{identity.subject}", photos)
+            _too_often(wait, self._token_rate, photos)
         return identity
 
     def _key(self, text: str) -> Known:

@@ -47,6 +47,8 @@ class Call:
     """Where the request's time went: stage → seconds."""
     headers: dict[str, str] = field(default_factory=dict)
     """What is passed on to the next hop: `authorization`, `traceparent`."""
+    photos: Sequence[Photo] = ()
+    """Those of the request, once they are read: the door counts what became of them."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -138,7 +140,7 @@ class Component(ABC):
         Raises:
             Problem: the request is wrong, or cannot be answered.
         """
-        photos = read_photos(request, self.takes, limit=self.limit)
+        photos = call.photos = read_photos(request, self.takes, limit=self.limit)
         await self.apply(photos, call)
         if len(photos) == 1 and photos[0].problem is not None:
             raise photos[0].problem
