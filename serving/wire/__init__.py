@@ -1,1 +1,1 @@
-"""Bytes of the two protocols to messages and back; pure, so that they are tested by drawn input."""
+"""Requests and answers as bytes: JSON, JSON with binary tensors, protobuf. Nothing here knows what is asked."""
