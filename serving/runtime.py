@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-MANIFEST, CARD, GRAPH = "manifest.json", "card.json", "model.onnx"
+MANIFEST, CARD, GRAPH, PROBE = "manifest.json", "card.json", "model.onnx", "probe.safetensors"
 NEEDED = ("classes", "context_names", "image", "image_spec_hash", "service", "service_hash", "run_id")
 BATCH = 8
 """Rows of one run of the graph. Larger ones leave the cache: a 1.5 M parameter network on 64 × 64 pixels took 1.5 ms an
@@ -25,6 +25,19 @@ class ModelError(Exception):
     """A package is not what it says it is; the message names the file."""
 
     for_people = True
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """The verified contents of a package, in memory: nobody can change a file between its check and its use."""
+
+    graph: bytes
+    """ONNX."""
+    card: dict[str, Any]
+    sha256: str
+    """Of the manifest: the package's identity."""
+    probe: bytes | None
+    """A few real rows and torch's answers to them, as safetensors; older packages have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,24 @@ def load_model(folder: Path, *, threads: int = 0) -> Model:
     Raises:
         ModelError: a file is missing, has other bytes than the manifest says, or the card is not the graph's.
     """
-    graph, card, sha256 = _verified(folder)
+    package = read_package(folder)
+    session = open_session(package.graph, threads=threads, source=str(folder / GRAPH))
+    check_card(folder, package.card, ports(session))
+    return Model(session, package.card, package.sha256)
+
+
+def open_session(
+    graph: bytes, *, threads: int, source: str = GRAPH, providers: tuple[Any, ...] = ("CPUExecutionProvider",)
+) -> onnxruntime.InferenceSession:
+    """A session on a graph's bytes.
+
+    Args:
+        threads: of one run; 0 is one for each core.
+        source: names the graph in errors.
+
+    Raises:
+        ModelError: onnxruntime cannot open it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -95,12 +125,14 @@ def load_model(folder: Path, *, threads: int = 0) -> Model:
     # Threads that wait should sleep: spinning takes the cores from whoever has work.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        # From the bytes that were hashed: nobody can change the file in between.
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(graph, options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors share no narrower base
-        raise ModelError(f"{folder / GRAPH}: onnxruntime cannot open it: {error}") from error
-    _check_card(folder, card, session)
-    return Model(session, card, sha256)
+        raise ModelError(f"{source}: onnxruntime cannot open it: {error}") from error
+
+
+def ports(session: onnxruntime.InferenceSession) -> dict[str, list[Any]]:
+    """Name of each input and output → its shape without the rows."""
+    return {port.name: list(port.shape[1:]) for port in [*session.get_inputs(), *session.get_outputs()]}
 
 
 def verify(folder: Path) -> str:
@@ -109,10 +141,15 @@ def verify(folder: Path) -> str:
     Raises:
         ModelError: as `load_model`.
     """
-    return _verified(folder)[2]
+    return read_package(folder).sha256
 
 
-def _verified(folder: Path) -> tuple[bytes, dict[str, Any], str]:
+def read_package(folder: Path) -> Package:
+    """Check every file's size and SHA-256 against the manifest; gives what a runtime opens.
+
+    Raises:
+        ModelError: a file is missing or has other bytes than the manifest says, or the card leaves something out.
+    """
     listed = _read(folder / MANIFEST)
     try:
         entries = json.loads(listed)["files"]
@@ -126,7 +163,7 @@ def _verified(folder: Path) -> tuple[bytes, dict[str, Any], str]:
         data = _read(folder / name)
         if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
             raise ModelError(f"{folder / name}: was changed after it was packaged (SHA-256 differs); fetch it again")
-        if name in (GRAPH, CARD):
+        if name in (GRAPH, CARD, PROBE):
             kept[name] = data
     for name in (GRAPH, CARD):
         if name not in kept:
@@ -138,7 +175,7 @@ def _verified(folder: Path) -> tuple[bytes, dict[str, Any], str]:
     missing = [field for field in NEEDED if field not in card] if isinstance(card, dict) else list(NEEDED)
     if missing:
         raise ModelError(f"{folder / CARD}: has no {', '.join(missing)}")
-    return kept[GRAPH], card, hashlib.sha256(listed).hexdigest()
+    return Package(kept[GRAPH], card, hashlib.sha256(listed).hexdigest(), kept.get(PROBE))
 
 
 def _read(path: Path) -> bytes:
@@ -150,15 +187,21 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _check_card(folder: Path, card: dict[str, Any], session: onnxruntime.InferenceSession) -> None:
-    """The card must describe this very graph: a wrong class list would answer wrongly, and loudly is better."""
+def check_card(folder: Path, card: dict[str, Any], found: dict[str, list[Any]]) -> None:
+    """The card must describe this very graph: a wrong class list would answer wrongly, and loudly is better.
+
+    Args:
+        found: the graph's `ports`.
+
+    Raises:
+        ModelError: card and graph are of two models.
+    """
     size = card["image"]["size"]
     wanted = {
         "image": [size, size, 3],
         "context": [len(card["context_names"])],
         "probabilities": [len(card["classes"])],
     }
-    found = {port.name: list(port.shape[1:]) for port in [*session.get_inputs(), *session.get_outputs()]}
     for name, shape in wanted.items():
         if found.get(name) != shape:
             raise ModelError(

@@ -100,7 +100,7 @@ def test_a_graph_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_package_lists_its_files_and_gives_the_module_back(tmp_path: Path) -> None:
     model = package(tmp_path / "package")
     names = {file.name for file in (tmp_path / "package").iterdir()}
-    assert names == {"model.onnx", "model.safetensors", "card.json", "manifest.json"}
+    assert names == {"model.onnx", "model.safetensors", "probe.safetensors", "card.json", "manifest.json"}
     manifest = json.loads((tmp_path / "package" / "manifest.json").read_text())
     assert set(manifest["files"]) == names - {"manifest.json"}
     again, meta = load_module(tmp_path / "package" / "model.safetensors")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -26,9 +27,11 @@ from training.checkpoint import save_model
 from training.data import Split
 from training.models import Classifier
 
-MANIFEST, GRAPH, WEIGHTS = "manifest.json", "model.onnx", "model.safetensors"
+MANIFEST, GRAPH, WEIGHTS, PROBE = "manifest.json", "model.onnx", "model.safetensors", "probe.safetensors"
 TOLERANCE = 1e-3
 """Largest difference of a probability between torch and the exported graph."""
+PROBE_ROWS = 16
+"""Real rows that travel with a package, with torch's answers: whoever opens it compares its runtime with them."""
 
 
 class ExportError(Exception):
@@ -143,7 +146,7 @@ def _margin(probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def write_package(folder: Path, model: Classifier, temperature: float, card: dict[str, Any], rows: Split) -> Checked:
-    """Write model.onnx (checked on `rows`), model.safetensors, card.json and, last, manifest.json.
+    """Write model.onnx (checked on `rows`), model.safetensors, probe.safetensors, card.json and, last, manifest.json.
 
     Raises:
         ExportError: the graph cannot be made, or differs from the module.
@@ -151,9 +154,19 @@ def write_package(folder: Path, model: Classifier, temperature: float, card: dic
     write_graph(folder / GRAPH, model, temperature)
     checked = check_graph(folder / GRAPH, model, temperature, rows)
     save_model(folder / WEIGHTS, model, {"temperature": temperature})
+    write_probe(folder / PROBE, model, temperature, rows)
     write_card(folder / CARD, card)
     write_manifest(folder)
     return checked
+
+
+def write_probe(path: Path, model: Classifier, temperature: float, rows: Split) -> None:
+    """A few rows from all over the split, and torch's probabilities in float32."""
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(PROBE_ROWS, len(rows))).round().astype(np.int64))
+    images, context = rows.images[chosen], np.ascontiguousarray(rows.context[chosen], np.float32)
+    with torch.inference_mode():
+        answer = Answering(model.cpu().eval(), temperature).eval()(torch.tensor(images), torch.tensor(context))[0]
+    safetensors.numpy.save_file({"image": images, "context": context, "probabilities": answer.numpy()}, path)
 
 
 def write_manifest(folder: Path) -> str:

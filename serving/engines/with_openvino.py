@@ -1,0 +1,109 @@
+"""OpenVINO on CPU, in bfloat16 where the chip multiplies it."""
+
+import importlib.util
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.runtime import GRAPH, Answer, ModelError, Package, check_card
+
+STEPS = (8, 4, 2, 1)
+"""Rows of the graphs that are compiled. A graph with a fixed number of rows is about a tenth quicker than one with a
+free number; any N is done in a few runs of these. `benchmarks/runtimes.py` shows it."""
+HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVino:
+    """A graph in OpenVINO.
+
+    Args:
+        precision: `float32` or `bfloat16`.
+        threads: calls of `predict` that are expected at the same time; each works on one core.
+
+    Raises:
+        ModelError: it cannot be opened, or card and graph are of two models.
+    """
+
+    name = "openvino"
+
+    def __init__(self, folder: Path, package: Package, *, precision: str, threads: int = 1) -> None:
+        self.precision = precision
+        options = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+            # A worker that pins its threads to the first core takes it from the next worker.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            # From the bytes that were hashed: nobody can change the file in between.
+            graph = _core().read_model(package.graph)
+            check_card(folder, package.card, {port.any_name: _shape(port) for port in (*graph.inputs, *graph.outputs)})
+            self._compiled = {rows: _compile(graph, rows, options) for rows in STEPS}
+        except RuntimeError as error:
+            raise ModelError(f"{folder / GRAPH}: OpenVINO cannot open it: {_brief(error)}") from error
+        self._widths = {port.any_name: _shape(port)[0] for port in graph.outputs}
+        self._requests = threading.local()
+
+    def predict(self, images: NDArray[np.uint8], context: NDArray[np.float32]) -> Answer:
+        count = len(images)
+        probabilities = np.empty((count, self._widths["probabilities"]), np.float32)
+        embedding = np.empty((count, self._widths["embedding"]), np.float32)
+        requests = self._mine()
+        start = 0
+        for rows in STEPS:
+            while count - start >= rows:
+                part = slice(start, start + rows)
+                # Inputs and outputs are used where they lie; what comes out is valid until the next run.
+                found = requests[rows].infer(
+                    {"image": images[part], "context": context[part]}, share_inputs=True, share_outputs=True
+                )
+                probabilities[part], embedding[part] = found["probabilities"], found["embedding"]
+                start += rows
+        return Answer(probabilities, embedding)
+
+    def _mine(self) -> dict[int, Any]:
+        """This thread's infer requests: one holds one run's tensors."""
+        found: dict[int, Any] | None = getattr(self._requests, "by_rows", None)
+        if found is None:
+            found = {rows: compiled.create_infer_request() for rows, compiled in self._compiled.items()}
+            self._requests.by_rows = found
+        return found
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def has_bfloat16() -> bool:
+    """Whether this chip multiplies bfloat16 (avx512_bf16, amx_bf16, or Arm's)."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _compile(graph: Any, rows: int, options: dict[str, Any]) -> Any:
+    fixed = graph.clone()
+    fixed.reshape({port.any_name: [rows, *_shape(port)] for port in fixed.inputs})
+    return _core().compile_model(fixed, "CPU", options)
+
+
+def _shape(port: Any) -> list[int]:
+    """Of one row; -1 where the graph leaves a side open."""
+    return [side.get_length() if side.is_static else -1 for side in list(port.partial_shape)[1:]]
+
+
+def _brief(error: Exception) -> str:
+    """OpenVINO's errors are pages of C++ places; the last line that says something is the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
