@@ -29,7 +29,6 @@ import pandas as pd
 import pyarrow.compute as pc
 import yaml
 from feast import FeatureStore, RepoConfig
-from feast.protos.feast.types.Value_pb2 import Value
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
@@ -37,6 +36,7 @@ import feature_repo
 from feature_repo.definitions import PARAMETERS, PROFILE, SERVICE, Parameters, context, objects
 from feature_repo.definitions import service_hash as hash_of
 from pipelines import files
+from pipelines.data.senders import NOTHING, ProfileReader
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -71,6 +71,11 @@ class Features:
     def width(self) -> int:
         """F, the length of a context row."""
         return len(self.context_names)
+
+    @property
+    def max_age(self) -> timedelta:
+        """A profile older than this is as good as none."""
+        return timedelta(days=self.parameters.max_age_days)
 
 
 def context_names(recipe: Recipe) -> tuple[str, ...]:
@@ -216,38 +221,27 @@ def online_context(
     """
     if len(stats) == 0:
         return np.empty((0, handle.width), np.float32), np.empty(0, np.bool_)
-    senders = sorted(set(source_ids))
-    profiles = _profiles(handle, senders, at)
-    nobody = dict.fromkeys(PROFILE)
-    inputs = {name: [row[name] for row in stats] for name in handle.parameters.stats}
-    inputs |= {name: [profiles.get(sender, nobody)[name] for sender in source_ids] for name in PROFILE}
+    found = ProfileReader(handle.store).read(sorted(set(source_ids)))
+    known = {sender: profile.at(at, handle.max_age) for sender, profile in found.items()}
+    columns = {name: [row[name] for row in stats] for name in handle.parameters.stats}
+    return contexts(handle, columns, [known.get(sender, NOTHING) for sender in source_ids])
+
+
+def contexts(
+    handle: Features, stats: dict[str, list[float]], profiles: Sequence[dict[str, object]]
+) -> tuple[Context, NDArray[np.bool_]]:
+    """Context rows of photos asked about now.
+
+    Args:
+        stats: a column for each of the parameters' stats.
+        profiles: of each photo's sender, with the names of PROFILE.
+
+    Returns:
+        float32 [N, F], and whether the sender is unknown, bool [N].
+    """
+    inputs = stats | {name: [profile[name] for profile in profiles] for name in PROFILE}
     answer = context(inputs, handle.parameters.stats, len(handle.parameters.classes))
     return _matrix(handle, answer["context"]), np.asarray(answer["defaulted"], np.bool_)
-
-
-def _profiles(handle: Features, senders: Sequence[str], at: datetime) -> dict[str, dict[str, object]]:
-    oldest = (at - timedelta(days=handle.parameters.max_age_days)).timestamp()
-    asked = [f"source_profile:{name}" for name in PROFILE]
-    response = handle.store.get_online_features(
-        features=asked, entity_rows=[{"source_id": sender} for sender in senders]
-    ).proto
-    columns = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-    found = {}
-    for i, sender in enumerate(senders):
-        if columns["photos"].values[i].WhichOneof("val") is None:
-            continue
-        if columns["photos"].event_timestamps[i].seconds < oldest:
-            continue
-        found[sender] = {name: _plain(columns[name].values[i]) for name in PROFILE}
-    return found
-
-
-def _plain(value: Value) -> object:
-    kind = value.WhichOneof("val")
-    if kind is None:
-        return None
-    given = getattr(value, kind)
-    return list(given.val) if kind.endswith("list_val") else given
 
 
 def _matrix(handle: Features, rows: list[list[float]]) -> Context:
