@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.client.channels import SCHEMES, Channel, Unreachable, open_channel
+from serving.channels import SCHEMES, Channel, Unreachable, open_channel
 from serving.components.base import Call, Component, Shapes
 from serving.messages import InferRequest, InferResponse, ModelMetadata, Tensor
 from serving.photos import FIELDS, Photo, write_tensors
@@ -35,6 +35,13 @@ KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "probabilities", "label", "confidence", "arm", "model_version", "generation", "cached", "defaulted",
             "prediction_id", "error",
+        ),
+    ),
+    "classy": (
+        ("photo", "url", "sender", "image_id", "captured_at"),
+        (
+            "probabilities", "label", "confidence", "arm", "model_version", "generation", "cached", "defaulted",
+            "prediction_id", "content_hash", "image_id", "error",
         ),
     ),
 }  # fmt: skip
@@ -132,6 +139,24 @@ class Remote(Component):
             self._watch = None
         for backend in self._backends:
             await backend.channel.close()
+
+    async def is_ready(self, timeout: float) -> bool:
+        """Whether the first backend says that it answers.
+
+        Raises:
+            Unreachable: there is none at that address.
+        """
+        return await self._backends[0].channel.ready(self.name, timeout=timeout)
+
+    async def learn(self, timeout: float) -> ModelMetadata:
+        """What the first backend says of itself; its fields and shapes are used from then on.
+
+        Raises:
+            Unreachable: there is none at that address.
+        """
+        found = await self._backends[0].channel.metadata(self.name, timeout=timeout)
+        self._learn(found)
+        return found
 
     async def _looking(self) -> None:
         while True:

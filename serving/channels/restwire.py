@@ -1,27 +1,22 @@
 """The client's side of REST: requests to bytes, answers from bytes.
 
-A body is a JSON header and, behind it, the raw bytes of the tensors in the header's order; the HTTP header
-`Inference-Header-Content-Length` says where the JSON ends. Elements of BYTES carry their length first (4 bytes,
-little-endian). https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+The server's side is `serving.wire.rest`, where the format is described.
 """
 
-import struct
 from typing import Any
 
-import numpy as np
 import orjson
 
-from serving.messages import BYTES, DATATYPES, InferRequest, InferResponse, ModelMetadata, Tensor, TensorSpec
+from serving.messages import InferRequest, InferResponse, ModelMetadata, Tensor, TensorSpec
 from serving.problems import KINDS, Problem
+from serving.wire.tensors import from_raw, from_values, shape_of, to_raw
 
-_BY_STATUS = {400: "bad_request", 429: "busy", 500: "internal", 503: "unavailable"} | {
-    kind.status: reason for reason, kind in KINDS.items() if kind.status not in (429,)
-}
+_BY_STATUS = {kind.status: reason for reason, kind in reversed(KINDS.items())}
 
 
 def write_request(request: InferRequest) -> tuple[int, bytes]:
     """Length of the JSON header, and the whole body. All tensors are sent, and asked for, as raw bytes."""
-    parts = [_raw(tensor) for tensor in request.inputs]
+    parts = [to_raw(tensor) for tensor in request.inputs]
     header: dict[str, Any] = {
         "inputs": [
             {
@@ -43,12 +38,6 @@ def write_request(request: InferRequest) -> tuple[int, bytes]:
         ]
     text = orjson.dumps(header)
     return len(text), b"".join((text, *parts))
-
-
-def _raw(tensor: Tensor) -> bytes:
-    if isinstance(tensor.data, list):
-        return b"".join(part for element in tensor.data for part in (struct.pack("<I", len(element)), element))
-    return np.ascontiguousarray(tensor.data).tobytes()
 
 
 def read_response(body: bytes, header_length: int | None) -> InferResponse:
@@ -73,36 +62,15 @@ def read_response(body: bytes, header_length: int | None) -> InferResponse:
             id=str(header.get("id", "")),
             parameters=header.get("parameters") or {},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, Problem) as error:
         raise Problem("internal", f"the server's answer does not follow the protocol: {error!r}") from error
 
 
 def _tensor(found: dict[str, Any], raw: memoryview | None) -> Tensor:
-    shape, datatype = tuple(found["shape"]), found["datatype"]
-    if datatype == BYTES:
-        data: Any = (
-            [text if isinstance(text, bytes) else str(text).encode() for text in found["data"]]
-            if raw is None
-            else split_bytes(raw)
-        )
-        if len(data) != int(np.prod(shape)):
-            raise ValueError(f"{found['name']}: {len(data)} elements for shape {list(shape)}")
-    else:
-        flat = np.asarray(found["data"]) if raw is None else np.frombuffer(raw, DATATYPES[datatype])
-        data = flat.astype(DATATYPES[datatype], copy=False).reshape(shape)
-    return Tensor(found["name"], datatype, shape, data)
-
-
-def split_bytes(raw: memoryview | bytes) -> list[bytes]:
-    """Elements of a BYTES tensor."""
-    found, at = [], 0
-    while at < len(raw):
-        (size,) = struct.unpack_from("<I", raw, at)
-        if at + 4 + size > len(raw):
-            raise ValueError(f"an element of {size} bytes is longer than what is left")
-        found.append(bytes(raw[at + 4 : at + 4 + size]))
-        at += 4 + size
-    return found
+    name, datatype, shape = found["name"], found["datatype"], shape_of(found["name"], found["shape"])
+    if raw is None:
+        return from_values(name, datatype, shape, found["data"], found.get("parameters") or {})
+    return from_raw(name, datatype, shape, raw)
 
 
 def read_metadata(found: dict[str, Any]) -> ModelMetadata:
@@ -110,9 +78,7 @@ def read_metadata(found: dict[str, Any]) -> ModelMetadata:
 
     def specs(name: str) -> tuple[TensorSpec, ...]:
         return tuple(
-            TensorSpec(
-                spec["name"], spec["datatype"], tuple(spec["shape"]), bool(spec.get("parameters", {}).get("optional"))
-            )
+            TensorSpec(spec["name"], spec["datatype"], tuple(spec["shape"]), bool(spec.get("optional")))
             for spec in found.get(name) or []
         )
 
