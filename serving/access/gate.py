@@ -3,10 +3,8 @@
 import asyncio
 import ipaddress
 
-from limits import RateLimitItem
-
 from serving.access.keys import PREFIX, KeyStore, same_secret, split_key
-from serving.access.rates import Rates
+from serving.access.rates import Rate, Rates
 from serving.access.ring import POLL_S, TRUSTED_S, KeyRing, Known, until_midnight
 from serving.access.tokens import Tokens
 from serving.components.base import ANYONE, Identity
@@ -57,9 +55,11 @@ class KeyGate:
     ) -> None:
         self.rates = rates or Rates()
         self.tokens = tokens
-        self.ring = KeyRing(keys, self.rates.mine, poll_s=poll_s, trusted_s=trusted_s)
-        self._failures = self.rates.mine(failures)
-        self._token_rate = self.rates.mine(token_rate) if token_rate else None
+        self.ring = KeyRing(keys, self.rates.rate, poll_s=poll_s, trusted_s=trusted_s)
+        # Counted here alone: a stranger shall not make the server ask another one.
+        self._strangers = Rates(workers=self.rates.workers)
+        self._failures = self._strangers.rate(failures)
+        self._token_rate = self.rates.rate(token_rate) if token_rate else None
 
     async def start(self) -> None:
         """Before the first request: read the keys and follow them."""
@@ -85,8 +85,7 @@ class KeyGate:
             raise
         identity.need(scope)
         if self._token_rate is not None and photos:
-            wait = await self.rates.take(self._token_rate, f"sub:{identity.subject}", photos)
-            _too_often(wait, self._token_rate, photos)
+            await self._take(self._token_rate, f"sub:{identity.subject}", photos)
         return identity
 
     def _key(self, text: str) -> Known:
@@ -115,7 +114,7 @@ class KeyGate:
             return
         key = known.key
         if known.rate is not None:
-            _too_often(await self.rates.take(known.rate, key.key_id, photos), known.rate, photos)
+            await self._take(known.rate, key.key_id, photos)
         if not self.ring.use(key, photos):
             used = self.ring.used(key.key_id)
             raise Problem(
@@ -126,8 +125,21 @@ class KeyGate:
                 retry_after=round(until_midnight(self.ring.clock()), 1),
             )
 
+    async def _take(self, rate: Rate, name: str, photos: int) -> None:
+        wait = await self.rates.take(rate, name, photos)
+        if wait is None:
+            return
+        if not self.rates.fits(rate, photos):
+            raise Problem(
+                "too_large", f"{photos} photos in one request: the rate is {rate}; send fewer at once", detail="rate"
+            )
+        raise Problem(
+            "over_quota", f"too many photos: the rate is {rate}; wait {wait:.2f} s", detail="rate",
+            retry_after=round(wait, 3),
+        )  # fmt: skip
+
     async def _failed(self, peer: str) -> None:
-        wait = await self.rates.take(self._failures, f"peer:{network(peer)}")
+        wait = await self._strangers.take(self._failures, f"peer:{network(peer)}")
         if wait is not None:
             raise Problem(
                 "over_quota", f"too many refused credentials from your address; wait {wait:.0f} s", detail="failures",
@@ -151,20 +163,6 @@ def _read(credentials: str | None) -> str:
 
 def _refused(detail: str, says: str) -> Problem:
     return Problem("unauthenticated", says, detail=detail)
-
-
-def _too_often(wait: float | None, rate: RateLimitItem, photos: int = 1) -> None:
-    if wait is None:
-        return
-    if photos > rate.amount:
-        raise Problem(
-            "too_large", f"{photos} photos in one request: this key's rate is {rate} here; send fewer at once",
-            detail="rate",
-        )  # fmt: skip
-    raise Problem(
-        "over_quota", f"too many photos: the rate is {rate} here; wait {wait:.2f} s", detail="rate",
-        retry_after=round(wait, 3),
-    )  # fmt: skip
 
 
 def network(peer: str) -> str:

@@ -1,15 +1,27 @@
 """How often a key may ask, counted by the library `limits`: in this process, or in a Redis that processes share."""
 
+import logging
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
+import limits.aio
+import limits.errors
+import limits.storage
 from limits import RateLimitItem, parse
+from limits.errors import StorageError
 from limits.storage import Storage
 from limits.storage.base import SlidingWindowCounterSupport
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+LOG = logging.getLogger(__name__)
+SHARED_S = 0.25
+"""How long a shared store may take to answer."""
+AWAY_S = 5.0
+"""A shared store that did not answer is not asked for so long."""
 NAMES = 100_000
 """How many names are counted at once in one process; the ones that were idle longest are forgotten."""
 
@@ -41,9 +53,9 @@ class Memory(Storage, SlidingWindowCounterSupport):
     window, so that strangers with many addresses could fill it.
     """
 
-    def __init__(self, uri: str | None = None, wrap_exceptions: bool = False, **_: str) -> None:
-        super().__init__(uri, wrap_exceptions=wrap_exceptions)
-        self.clock: Callable[[], float] = time.time
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.clock = clock
         self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     @property
@@ -97,28 +109,87 @@ class Memory(Storage, SlidingWindowCounterSupport):
         self.clear(f"{key}/{window - 1}")
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A bound on photos: over all processes, and the part of it that this one may give by itself."""
+
+    whole: RateLimitItem
+    part: RateLimitItem
+
+    def __str__(self) -> str:
+        if self.part == self.whole:
+            return str(self.whole)
+        return f"{self.whole} ({self.part.amount} in this one of several servers)"
+
+
 class Rates:
-    """Rates of names. `workers` processes that share no store have a share of each rate each."""
+    """Rates of names, counted in a store that processes share, or here: then each has its part of every rate.
 
-    def __init__(self, url: str = "memory://", *, workers: int = 1) -> None:
-        self.memory = Memory()
-        self._here = SlidingWindowCounterRateLimiter(self.memory)
+    Args:
+        url: `memory://`, or an address that the library `limits` knows, such as `redis://host:6379`.
+        workers: processes that answer beside each other.
+
+    Raises:
+        ValueError: no such store, or its driver is not installed.
+    """
+
+    def __init__(self, url: str = "memory://", *, workers: int = 1, clock: Callable[[], float] = time.time) -> None:
+        self.memory = Memory(clock)
         self.workers = workers
+        self._here = SlidingWindowCounterRateLimiter(self.memory)
+        self._shared = None if url == "memory://" else _shared(url)
+        self._away_until = 0.0
+        self.away = 0
+        """Times that the shared store did not answer, and the rate was counted here."""
 
-    def mine(self, rate: str) -> RateLimitItem:
-        """What of a rate this process may give.
+    def rate(self, text: str) -> Rate:
+        """Read a rate.
 
         Raises:
-            ValueError: no rate.
+            ValueError: it is none.
         """
-        return share(parse_rate(rate), self.workers)
+        whole = parse_rate(text)
+        return Rate(whole, share(whole, self.workers))
 
-    async def take(self, item: RateLimitItem, name: str, photos: int = 1) -> float | None:
+    async def take(self, rate: Rate, name: str, photos: int = 1) -> float | None:
         """Take from a rate. None: taken; else seconds after which another try may succeed, and nothing was taken."""
-        if self._here.hit(item, name, cost=photos):
+        if self._shared is not None and time.monotonic() >= self._away_until:
+            try:
+                return await self._take_shared(self._shared, rate.whole, name, photos)
+            except StorageError as error:
+                LOG.warning("rates: the shared store does not answer, this process counts its part: %s", error)
+                self.away += 1
+                self._away_until = time.monotonic() + AWAY_S
+        if self._here.hit(rate.part, name, cost=photos):
             return None
-        window = self.memory.get_sliding_window(item.key_for(name), item.get_expiry())
-        return wait_s(item, photos, *window[:3])
+        before, left, count, _ = self.memory.get_sliding_window(rate.part.key_for(name), rate.part.get_expiry())
+        return wait_s(rate.part, photos, before, left, count)
+
+    @staticmethod
+    async def _take_shared(
+        limiter: limits.aio.strategies.SlidingWindowCounterRateLimiter, item: RateLimitItem, name: str, photos: int
+    ) -> float | None:
+        if await limiter.hit(item, name, cost=photos):
+            return None
+        stored = cast(limits.aio.storage.SlidingWindowCounterSupport, limiter.storage)
+        before, left, count, _ = await stored.get_sliding_window(item.key_for(name), item.get_expiry())
+        return wait_s(item, photos, before, left or item.get_expiry(), count)
+
+    def fits(self, rate: Rate, photos: int) -> bool:
+        """Whether so many photos can ever come at once."""
+        return photos <= (rate.part if self._shared is None else rate.whole).amount
+
+
+def _shared(url: str) -> limits.aio.strategies.SlidingWindowCounterRateLimiter:
+    try:
+        storage = limits.storage.storage_from_string(
+            f"async+{url}", implementation="redispy", wrap_exceptions=True, socket_timeout=SHARED_S,
+            socket_connect_timeout=SHARED_S,
+        )  # fmt: skip
+    except limits.errors.ConfigurationError as error:
+        raise ValueError(f"{url.partition('@')[2] or url!r}: {error}; memory:// and redis:// are known, and redis:// "
+                         "needs the package `redis`") from error  # fmt: skip
+    return limits.aio.strategies.SlidingWindowCounterRateLimiter(cast(Any, storage))
 
 
 def wait_s(item: RateLimitItem, photos: int, before: int, left: float, count: int) -> float:

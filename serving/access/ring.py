@@ -1,4 +1,4 @@
-"""The keys that a process knows, and what each has used: read and written by one thread, every second.
+"""The keys that a process knows, and what each has used: read and written by one thread, every two seconds.
 
 A request never waits for the database, and a key that nobody made never reaches it. While the database is away the
 known keys go on for a bounded time.
@@ -11,14 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from limits import RateLimitItem
-
 from serving.access.keys import Key, KeyStore
+from serving.access.rates import Rate
 from serving.components.base import Identity
 from serving.problems import Problem
 
 LOG = logging.getLogger(__name__)
-POLL_S = 1.0
+POLL_S = 2.0
 """A key that is made or revoked is seen after at most this, and use is shared this often."""
 TRUSTED_S = 900.0
 """How long known keys are taken while the database is away."""
@@ -30,21 +29,21 @@ class Known:
 
     key: Key
     identity: Identity
-    rate: RateLimitItem | None
+    rate: Rate | None
 
 
 class KeyRing:
     """Keys by id, and photos of today by key.
 
     Args:
-        ready: gives the part of a rate that is this process's (`Rates.mine`).
+        ready: reads a rate (`Rates.rate`).
         clock: the day and the expiry are told by it.
     """
 
     def __init__(
         self,
         store: KeyStore,
-        ready: Callable[[str], RateLimitItem],
+        ready: Callable[[str], Rate],
         *,
         poll_s: float = POLL_S,
         trusted_s: float = TRUSTED_S,
@@ -61,6 +60,7 @@ class KeyRing:
         self._owed: dict[tuple[str, str], int] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._failing = False
 
     # ------------------------------------------------------------------------------------------- requests
 
@@ -127,27 +127,30 @@ class KeyRing:
     def turn(self) -> None:
         """One turn: write use, read the others' use and the keys. What fails is said once and tried again."""
         try:
-            self._share_use()
             self._read()
+            self._share_use()
         except Exception as error:  # noqa: BLE001 - a thread that ends would leave revoked keys alive in silence
-            if self._read_at is None or not self._failing:
+            if not self._failing:
                 LOG.warning("API keys: %s: %s", type(error).__name__, error)
             self._failing = True
         else:
             self._failing = False
 
-    _failing = False
-
     def _read(self) -> None:
         found = self._store.read(self._mark)
         if found is not None:
             self._mark = found[0]
-            self._known = {key.key_id: self._make_ready(key) for key in found[1]}
+            known = (self._make_ready(key) for key in found[1])
+            self._known = {each.key.key_id: each for each in known if each is not None}
         self._read_at = time.monotonic()
 
-    def _make_ready(self, key: Key) -> Known:
+    def _make_ready(self, key: Key) -> Known | None:
         identity = Identity(subject=key.name, scopes=key.scopes, key_id=key.key_id)
-        return Known(key, identity, self._ready(key.rate) if key.rate else None)
+        try:
+            return Known(key, identity, self._ready(key.rate) if key.rate else None)
+        except ValueError as error:  # somebody wrote it by hand: without its bound the key is not let in
+            LOG.warning("API key %s: refused: its rate %s", key.key_id, error)
+            return None
 
     def _share_use(self) -> None:
         day = self.clock().date().isoformat()
@@ -161,6 +164,8 @@ class KeyRing:
                 for name, photos in owed.items():
                     self._owed[name] = self._owed.get(name, 0) + photos
             raise
+        if not any(known.key.daily_quota is not None for known in self._known.values()):
+            return
         shared = dict(self._store.usage(day))
         with self._lock:
             for (key_id, when), photos in self._owed.items():
