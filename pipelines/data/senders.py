@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from feast import FeatureStore, FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
@@ -20,6 +21,7 @@ from feast.infra.passthrough_provider import PassthroughProvider
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
+from feast.types import Float64, Int64
 
 from feature_repo.definitions import PROFILE
 
@@ -28,6 +30,11 @@ KEYS = 50_000
 """Senders whose key in the store is kept in memory: to make one takes as long as to read its profile."""
 NOTHING: dict[str, object] = dict.fromkeys(PROFILE)
 """The profile of a sender that nobody knows, as `feature_repo.definitions.context` takes it."""
+
+_LIST = "float_list_val"
+_FIELDS: dict[Any, str] = {Int64: "int64_val", Float64: "double_val"}
+_KINDS = tuple((name, _FIELDS.get(dtype, _LIST)) for name, dtype in PROFILE.items())
+"""Which field of Feast's Value holds a feature; to ask each value for it (`WhichOneof`) takes longer than reading."""
 
 Row = tuple[datetime | None, dict[str, Value] | None]
 
@@ -68,12 +75,10 @@ class ProfileReader:
         found = {}
         for sender, (time, values) in zip(senders, rows, strict=True):
             # Stores keep a row a feature: a profile of which some are not there yet is not there yet.
-            if time is None or not values or not values.keys() >= PROFILE.keys():
-                continue
-            if values["photos"].WhichOneof("val") is None:
+            if time is None or values is None or len(values) < len(PROFILE) or not values["photos"].WhichOneof("val"):
                 continue
             seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-            found[sender] = Profile(seconds, {name: _plain(values[name]) for name in self._names})
+            found[sender] = Profile(seconds, {name: _plain(values[name], kind) for name, kind in _KINDS})
         return found
 
 
@@ -87,12 +92,9 @@ def _serialized(sender: str, version: int) -> bytes:
     return serialize_entity_key(_key(sender), version)
 
 
-def _plain(value: Value) -> object:
-    kind = value.WhichOneof("val")
-    if kind is None:
-        return None
+def _plain(value: Value, kind: str) -> object:
     given = getattr(value, kind)
-    return list(given.val) if kind.endswith("list_val") else given
+    return list(given.val) if kind == _LIST else given
 
 
 def _online_store(config: RepoConfig) -> OnlineStore:
@@ -103,7 +105,9 @@ def _online_store(config: RepoConfig) -> OnlineStore:
 
 class _LeanSqlite(SqliteOnlineStore):
     """Feast's SQLite store, read without what Feast's own read does for nobody: it decodes every feature of the view,
-    whichever were asked for, and makes a datetime for each."""
+    whichever were asked for, and makes a datetime for each. One of these reads one view."""
+
+    _select: str | None = None
 
     def online_read(
         self,
@@ -114,21 +118,20 @@ class _LeanSqlite(SqliteOnlineStore):
     ) -> list[Row]:
         version = config.entity_key_serialization_version
         keys = [_serialized(key.entity_values[0].string_val, version) for key in entity_keys]
-        names = frozenset(requested_features or [field.name for field in table.features])
+        names = requested_features or [field.name for field in table.features]
+        if self._select is None:
+            # `+0`: a bare event_ts would be turned into a datetime in every row.
+            self._select = f"SELECT entity_key, feature_name, value, event_ts+0 FROM {_quoted(config, table)}"  # noqa: S608
         connection: sqlite3.Connection = self._get_conn(config)
-        # `+0`: a bare event_ts would be turned into a datetime in every row.
         rows: list[tuple[bytes, str, bytes, int]] = connection.execute(
-            f"SELECT entity_key, feature_name, value, event_ts+0 FROM {_quoted(config, table)} "  # noqa: S608
-            f"WHERE entity_key IN ({','.join('?' * len(keys))})",
-            keys,
+            f"{self._select} WHERE entity_key IN (?{',?' * (len(keys) - 1)})", keys
         ).fetchall()
         found: dict[bytes, tuple[datetime, dict[str, Value]]] = {}
         for key, name, data, seconds in rows:
-            if name not in names:
-                continue
-            if key not in found:
-                found[key] = (datetime.fromtimestamp(seconds, UTC), {})
-            found[key][1][name] = Value.FromString(data)
+            if name in names:
+                if key not in found:
+                    found[key] = (datetime.fromtimestamp(seconds, UTC), {})
+                found[key][1][name] = Value.FromString(data)
         nobody: Row = (None, None)
         return [found.get(key, nobody) for key in keys]
 

@@ -27,6 +27,8 @@ from serving.recall import fingerprint_of
 
 SENDERS = 50_000
 """Profiles in memory, those of unknown senders included: about 1 KB each. Who was not asked for longest goes first."""
+LOOK_S = 0.25
+"""How often it is looked whether the store was made anew."""
 AGAIN_S = 1.0
 """How long a store that cannot be opened is left alone before it is tried again."""
 
@@ -69,6 +71,7 @@ class OnlineFeatures:
         self._file = str(self._root / "online.db")
         self._opened: _Open | None = None
         self._opening = threading.Lock()
+        self._looked = -LOOK_S
         self._refused: tuple[float, str] | None = None
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._lock = threading.Lock()
@@ -195,8 +198,13 @@ class OnlineFeatures:
     def _store(self) -> _Open:
         """The store; opened again where it was made anew since, for another recipe or in another file."""
         opened = self._opened
-        if opened is not None and opened.state == self._state():
-            return opened
+        if opened is not None:
+            now = self._clock()
+            if now < self._looked + LOOK_S:
+                return opened
+            self._looked = now
+            if opened.state == self._state():
+                return opened
         with self._opening:
             opened, state = self._opened, self._state()
             if opened is not None and opened.state == state:
@@ -204,9 +212,10 @@ class OnlineFeatures:
             if self._refused is not None and self._clock() - self._refused[0] < AGAIN_S:
                 raise self._unavailable(self._refused[1])
             self._opened = None
+            self._looked = self._clock()
             try:
                 handle = features.open_features(self._settings, self._recipe)
-                self._opened = _Open(handle, ProfileReader(handle.store), state)
+                reader = ProfileReader(handle.store)
             except Exception as error:  # Feast's kinds beside our own: a registry that is no registry, and so on
                 why = str(error) if isinstance(error, ClassyError) else f"{self._root}: cannot be opened: {error}"
                 self._refused = (self._clock(), why)
@@ -214,6 +223,7 @@ class OnlineFeatures:
             with self._lock:
                 self._known.clear()
             self._refused = None
+            self._opened = _Open(handle, reader, state)
             return self._opened
 
     def _state(self) -> tuple[int, ...]:
