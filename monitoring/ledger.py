@@ -3,9 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 Row = Mapping[str, Any]
+Role = Literal["canary", "shadow"]
+CANARY = "canary"
+RESERVED = ("champion", "shadow")
+"""Names that no canary may have: an arm is asked for by its name."""
+EMPTY: dict[str, Any] = {
+    "canary_version": None,
+    "canary_run_id": None,
+    "canary_name": None,
+    "canary_weight": 0.0,
+    "shadow_version": None,
+    "shadow_run_id": None,
+}
+"""Nobody beside the champion."""
 
 
 class LedgerError(Exception):
@@ -53,6 +66,106 @@ def rollback(current: Row, change: Change, *, target: Row) -> dict[str, Any]:
     )
 
 
+def canary(
+    current: Row | None, change: Change, *, version: str, run_id: str, weight: float, name: str | None = None
+) -> dict[str, Any]:
+    """The generation in which `version` answers a share of the senders beside the champion, who stays.
+
+    The same version again changes its weight, and its name where one is given: the senders that it has, it keeps.
+
+    Raises:
+        LedgerError: nothing is in production, it is the champion itself, the weight is no share, or another canary
+            is there.
+    """
+    row = _beside(current, change, "canary", version)
+    if not 0 < weight < 1:
+        raise LedgerError(f"canary weight {weight:g}: must be above 0 and below 1, such as 0.1 for every tenth sender")
+    if row["canary_version"] not in (None, version):
+        raise LedgerError(
+            f"version {row['canary_version']} is the canary already; `classy canary drop` or `classy canary promote` "
+            "ends it, then start the next"
+        )
+    name = name or (row["canary_name"] if row["canary_version"] == version else None)
+    if name in RESERVED:
+        raise LedgerError(f"canary name {name!r}: is taken; choose another, such as B")
+    return {
+        **row,
+        "canary_version": version,
+        "canary_run_id": run_id,
+        "canary_name": name or CANARY,
+        "canary_weight": weight,
+    }
+
+
+def shadow(current: Row | None, change: Change, *, version: str, run_id: str) -> dict[str, Any]:
+    """The generation in which `version` answers everything too, and nobody gets its answers.
+
+    Raises:
+        LedgerError: nothing is in production, or it is the champion itself.
+    """
+    return {**_beside(current, change, "shadow", version), "shadow_version": version, "shadow_run_id": run_id}
+
+
+def drop(current: Row | None, change: Change, *, role: Role) -> dict[str, Any]:
+    """The generation in which the canary, or the shadow, is no more; the champion answers its senders.
+
+    Raises:
+        LedgerError: there is none.
+    """
+    if current is None or current[f"{role}_version"] is None:
+        raise LedgerError(f"there is no {role} to drop; `classy status` shows what serves")
+    gone = {name: EMPTY[name] for name in EMPTY if name.startswith(role)}
+    return {**_same(current, change, "drop"), **gone}
+
+
+def brought(generations: Sequence[Row]) -> Row | None:
+    """The promotion or rollback that brought the champion of now: canaries and shadows come and go beside it.
+
+    Args:
+        generations: all rows, oldest first.
+    """
+    return next((row for row in reversed(generations) if row["kind"] in ("promote", "rollback")), None)
+
+
+def trial(generations: Sequence[Row]) -> list[Row]:
+    """The generations of the canary of now, oldest first: each is another weight, or another shadow beside it."""
+    found: list[Row] = []
+    for row in reversed(generations):
+        now = generations[-1]
+        if row["canary_run_id"] is None or any(row[name] != now[name] for name in ("champion_run_id", "canary_run_id")):
+            break
+        found.insert(0, row)
+    return found
+
+
+def answered_by(row: Row, run_id: str) -> Role | None:
+    """Which role a model had in a generation, if it was not the champion."""
+    roles: tuple[Role, ...] = ("canary", "shadow")
+    return next((role for role in roles if row[f"{role}_run_id"] == run_id), None)
+
+
+def _beside(current: Row | None, change: Change, kind: str, version: str) -> dict[str, Any]:
+    if current is None:
+        raise LedgerError(f"no {kind} without a champion: nothing is in production yet; `classy promote` comes first")
+    if current["champion_version"] == version:
+        raise LedgerError(f"version {version} is the champion itself; a {kind} is another version (`classy history`)")
+    return _same(current, change, kind)
+
+
+def _same(current: Row, change: Change, kind: str) -> dict[str, Any]:
+    """The next generation, with everybody in the place that they have."""
+    return {
+        **current,
+        "generation": current["generation"] + 1,
+        "kind": kind,
+        "actor": change.actor,
+        "reason": change.reason,
+        "run_key": change.run_key,
+        "as_of": change.as_of,
+        "created_at": change.created_at,
+    }
+
+
 def _next(
     current: Row | None,
     change: Change,
@@ -68,12 +181,7 @@ def _next(
         "champion_run_id": run_id,
         "previous_version": _previous(current, version),
         # A canary or shadow was set up beside the old champion; it does not outlive it.
-        "canary_version": None,
-        "canary_weight": 0.0,
-        "shadow_version": None,
-        "canary_run_id": None,
-        "canary_name": None,
-        "shadow_run_id": None,
+        **EMPTY,
         "kind": kind,
         "actor": change.actor,
         "reason": change.reason,

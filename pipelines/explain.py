@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from monitoring import trail
+from monitoring import ledger, trail
 from monitoring.stores import Store, open_store
 from pipelines.errors import ClassyError
 from pipelines.lineage import ancestry, chain, traces
 from pipelines.lineage.traces import CHANGED, GONE, THERE, UNKNOWN
+from pipelines.models import judgement
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
@@ -45,7 +46,8 @@ def run(
         raise ClassyError(f"prediction {prediction} was made by generation {answer['generation']}, not {generation}")
     rows = store.generations()
     row = _need_generation(rows, generation if answer is None else answer["generation"])
-    sources = chain.collect(settings, store, row)
+    role = None if answer is None else ledger.answered_by(row, answer["run_id"])
+    sources = chain.collect(settings, store, _model(store, row, role), kept_as=_kept_as(rows, row, role))
     snapshot, manifest = ancestry.snapshot(sources, quick)
     found = {
         "format": FORMAT,
@@ -67,6 +69,29 @@ def run(
     }
     found["states"] = _count(found)
     return json.loads(json.dumps(found, default=_plain))
+
+
+def _model(store: Store, row: dict[str, Any], role: ledger.Role | None) -> dict[str, Any]:
+    """The row as if the model that answered were its champion: a canary's answer is explained by the canary."""
+    if role is None:
+        return row
+    judged = judgement.of_run(store, row[f"{role}_run_id"])
+    return {
+        **row,
+        "champion_version": row[f"{role}_version"],
+        "champion_run_id": row[f"{role}_run_id"],
+        "evidence_uri": judged and judged["evidence_uri"],
+        "evidence_hash": judged and judged["evidence_hash"],
+    }
+
+
+def _kept_as(rows: list[dict[str, Any]], row: dict[str, Any], role: ledger.Role | None) -> int | None:
+    """The generation under which the chain of this model was kept: a canary beside it is no new champion."""
+    if role is not None:
+        own = (one["generation"] for one in rows if one["champion_run_id"] == row[f"{role}_run_id"])
+        return next(own, -1)
+    brought = ledger.brought([one for one in rows if one["generation"] <= row["generation"]])
+    return None if brought is None else brought["generation"]
 
 
 def _plain(value: Any) -> Any:

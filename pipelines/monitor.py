@@ -4,7 +4,7 @@ classy monitor --day 2026-03-07
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Metric
 
-from monitoring import drift, performance, reports
+from monitoring import drift, ledger, performance, reports
 from monitoring.stores import Store, open_store
 from pipelines import files
 from pipelines.models import tracking
@@ -63,7 +63,8 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Monitored:
         ClassyError: MLflow does not answer, or the champion's package cannot be fetched.
     """
     store = open_store(settings.database_url)
-    deployed = store.current()
+    # A canary beside the champion makes generations too, and changes nothing of what is watched.
+    deployed = ledger.brought(store.generations())
     evidence = read_evidence(settings, day)
     if evidence is None or not _settled(evidence, deployed):
         champion = None if deployed is None else _champion(settings, deployed)
@@ -73,13 +74,13 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Monitored:
     return _receipt(settings, evidence, day)
 
 
-def _settled(evidence: dict[str, Any], deployed: dict[str, Any] | None) -> bool:
+def _settled(evidence: dict[str, Any], deployed: Mapping[str, Any] | None) -> bool:
     """A day that was watched under another champion is history."""
     watched = evidence["champion"]
     return watched is not None and deployed is not None and watched["generation"] != deployed["generation"]
 
 
-def _champion(settings: Settings, deployed: dict[str, Any]) -> Champion:
+def _champion(settings: Settings, deployed: Mapping[str, Any]) -> Champion:
     card = json.loads((tracking.fetch_package(settings, deployed["champion_run_id"]) / "card.json").read_text())
     return Champion(
         version=deployed["champion_version"],

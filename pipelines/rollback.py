@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 from mlflow.tracking import MlflowClient
 
 from monitoring import ledger
 from monitoring.stores import LostRace, Store, open_store
-from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
 from pipelines.lineage.keeping import keep_chain
 from pipelines.models import registry, tracking
+from pipelines.models.fitness import data_time, need_fit
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
-from serving.runtime import load_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +110,7 @@ def _switch(
             actor=actor,
             reason=f"{reason.strip()} ({back_to})",
             run_key=run_key,
-            as_of=_data_time(store, generations),
+            as_of=data_time(store, generations),
             created_at=datetime.now(UTC),
         )
         row = ledger.rollback(current, change, target=target)
@@ -124,45 +122,14 @@ def _switch(
 
 
 def _check(settings: Settings, recipe: Recipe, client: MlflowClient, target: Mapping[str, Any]) -> None:
-    """Find the version, fetch its package, verify it, compare it with the recipe, load it, and let it answer once.
-
-    Raises:
-        ClassyError, ModelError: any of them fails; nothing was changed.
-    """
-    run_id, stays = target["champion_run_id"], "production stays as it is"
-    who = f"generation {target['generation']} (version {target['champion_version']}, MLflow run {run_id})"
-    registry.need_version(client, settings, target["champion_version"])
-    package = tracking.fetch_package(settings, run_id)
-    wanted = tracking.need_run(client, run_id).data.tags.get(tracking.PACKAGE_SHA256)
-    model = load_model(package, threads=settings.threads)
-    if model.sha256 != wanted:
-        raise ClassyError(
-            f"{who}: its package's manifest has SHA-256 {model.sha256}, the run says {wanted}; it was changed, so "
-            f"{stays}. Remove {package} to fetch it again"
-        )
-    if differences := _unlike(recipe, model.card):
-        raise ClassyError(
-            f"{who}: was made for {' and '.join(differences)}; {stays}. Roll back with the recipe it was trained with "
-            f"(hash {model.card.get('recipe_hash', 'unknown')}), or to another generation with --to (`classy history`)"
-        )
-    answer = model.predict(np.zeros((1, model.size, model.size, 3), np.uint8), np.zeros((1, model.width), np.float32))
-    if not np.isfinite(answer.probabilities).all():
-        raise ClassyError(f"{who}, {package}: answers {answer.probabilities.tolist()} to a black photo; {stays}")
-
-
-def _unlike(recipe: Recipe, card: Mapping[str, Any]) -> list[str]:
-    """In what the model's inputs are not those that the recipe makes today; then it would answer nonsense."""
-    # Feast takes seconds to import, and only a rollback that gets here needs it.
-    from pipelines.data.features import SERVICE, service_hash
-
-    pairs = [
-        ("feature service", f"{card['service']} {card['service_hash']}", f"{SERVICE} {service_hash(recipe)}"),
-        ("image spec", card["image_spec_hash"], spec_of(recipe).digest()),
-        ("classes", ", ".join(card["classes"]), ", ".join(recipe.taxonomy.classes)),
-    ]
-    return [f"{name} {its} (recipe {recipe.name} has {ours})" for name, its, ours in pairs if its != ours]
-
-
-def _data_time(store: Store, generations: list[dict[str, Any]]) -> datetime:
-    """How far data time has come: a rollback is asked for now, whatever day the replay is at."""
-    return max(row["as_of"] for row in [*generations, *store.decisions()])
+    version, run_id = target["champion_version"], target["champion_run_id"]
+    need_fit(
+        settings,
+        recipe,
+        client,
+        version=version,
+        run_id=run_id,
+        who=f"generation {target['generation']} (version {version}, MLflow run {run_id})",
+        act="Roll back",
+        instead="to another generation with --to (`classy history`)",
+    )

@@ -19,29 +19,57 @@ from pipelines.settings import Settings
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """The current generation as plain data; `generation` is None while nothing is in production."""
+    """What serves as plain data: the champion, and what answers beside it. `generation` is None while nothing does.
+
+    Who, when and why are of the promotion or rollback that brought the champion: a canary changes none of it.
+    """
     store = open_store(settings.database_url)
-    current = store.current()
-    if current is None:
+    generations = store.generations()
+    brought = ledger.brought(generations)
+    if brought is None:
         return {
             "generation": None,
             "version": None,
             "message": "Nothing is in production yet: `classy promote` makes the first generation.",
         }
     return {
-        "generation": current["generation"],
-        "version": current["champion_version"],
-        "model_url": version_url(settings, current["champion_version"]),
-        "run_id": current["champion_run_id"],
-        "kind": current["kind"],
-        "since_data_time": current["as_of"].isoformat(),
-        "since_wall_clock": current["created_at"].isoformat(),
-        "by": current["actor"],
-        "reason": current["reason"],
-        "run_key": current["run_key"],
-        "previous_version": current["previous_version"],
-        **_evidence(store, current),
+        "generation": generations[-1]["generation"],
+        "version": brought["champion_version"],
+        "model_url": version_url(settings, brought["champion_version"]),
+        "run_id": brought["champion_run_id"],
+        "kind": brought["kind"],
+        "since_data_time": brought["as_of"].isoformat(),
+        "since_wall_clock": brought["created_at"].isoformat(),
+        "by": brought["actor"],
+        "reason": brought["reason"],
+        "run_key": brought["run_key"],
+        "previous_version": brought["previous_version"],
+        **_beside(settings, generations),
+        **_evidence(store, brought),
     }
+
+
+def _beside(settings: Settings, generations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The canary and the shadow of now, each None or who, since when, by whom and why."""
+    now = generations[-1]
+    found: dict[str, Any] = {"canary": None, "shadow": None}
+    for role in found:
+        run_id = now[f"{role}_run_id"]
+        if run_id is None:
+            continue
+        same = [row for row in generations if row[f"{role}_run_id"] == run_id and row["kind"] == role]
+        began = ledger.trial(generations)[0] if role == "canary" else same[-1]
+        found[role] = {
+            "version": now[f"{role}_version"],
+            "run_id": run_id,
+            "model_url": version_url(settings, now[f"{role}_version"]),
+            "since_wall_clock": began["created_at"].isoformat(),
+            "by": began["actor"],
+            "reason": began["reason"],
+        }
+        if role == "canary":
+            found[role] |= {"name": now["canary_name"], "weight": now["canary_weight"]}
+    return found
 
 
 def _evidence(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,6 +171,9 @@ def _line(settings: Settings, row: Mapping[str, Any], following: Mapping[str, An
         "reason": row["reason"],
         "run_id": row["champion_run_id"],
         "model_url": version_url(settings, row["champion_version"]),
+        "canary_version": row["canary_version"],
+        "canary_weight": row["canary_weight"],
+        "shadow_version": row["shadow_version"],
     }
 
 

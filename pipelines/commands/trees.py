@@ -29,6 +29,10 @@ def history_table(lines: Iterable[Mapping[str, Any]]) -> Table:
         who = f"{escape(line['by'])}\n[dim]{line['kind']}[/]"
         if line["approved_by"]:
             who += f"\n[dim]approved by[/]\n{escape(line['approved_by'])}"
+        if line["canary_version"]:
+            who += f"\n[dim]canary {line['canary_version']}, {line['canary_weight']:.0%}[/]"
+        if line["shadow_version"]:
+            who += f"\n[dim]shadow {line['shadow_version']}[/]"
         since = f"{line['from_data_time'][:10]}\n[dim]{line['from_data_time'][11:16]}[/]"
         table.add_row(str(line["generation"]), line["version"], since, who, _grounds(line))
     return table

@@ -77,12 +77,17 @@ def lineage_root(settings: Settings, generation: int) -> str:
 # -------------------------------------------------------------------------------------------- collecting
 
 
-def collect(settings: Settings, store: Store, row: Mapping[str, Any]) -> Sources:
+def collect(settings: Settings, store: Store, row: Mapping[str, Any], *, kept_as: int | None = None) -> Sources:
+    """What is known of the model that `row` names as champion.
+
+    Args:
+        kept_as: the generation that brought this model, under which its chain was kept; default: the row's own.
+    """
     judged = next((one for one in store.decisions("judge") if one["evidence_hash"] == row["evidence_hash"]), None)
     sources = Sources(settings=settings, row=row, judged=judged)
     sources.seen, evidence = traces.evidence(row["evidence_uri"], row["evidence_hash"])
     sources.evidence = evidence or {}
-    sources.kept = read_kept(settings, row["generation"]) or {}
+    sources.kept = read_kept(settings, row["generation"] if kept_as is None else kept_as) or {}
     sources.client, sources.mlflow_problem = _mlflow(settings)
     if (client := sources.client) is not None:
         sources.run, sources.run_problem = traces.ask(lambda: client.get_run(row["champion_run_id"]))

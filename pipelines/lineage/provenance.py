@@ -20,6 +20,8 @@ from pipelines.settings import Settings
 DATA_STEPS = ("gather", "validate", "prepare")
 TABLES = {"raw": "records.parquet", "clean": "records.parquet", "shard": "index.parquet", "snapshot": "rows.parquet"}
 """The table of each kind of partition."""
+JOBS = {"promote": "promote", "rollback": "rollback"}
+"""Kind of a generation → the job that made it; the others are `canary`'s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,12 +141,12 @@ def _tags(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _deployment(settings: Settings, found: Mapping[str, Any]) -> Step:
-    """The promotion or rollback that made the generation."""
+    """The promotion or rollback that made the generation, or the change of a canary or shadow."""
     generation, at, data_time = found["generation"], found["since_wall_clock"], found["since_data_time"]
     promoted = found["kind"] == "promote"
     version = f"models/{settings.model_name}/versions/{found['version']['version']}"
     return Step(
-        job="promote" if promoted else "rollback",
+        job=JOBS.get(found["kind"], "canary"),
         key=f"generation={generation}",
         started=at,
         ended=at,

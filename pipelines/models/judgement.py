@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 
+from monitoring.stores import Store
 from pipelines import files
 from pipelines.errors import ClassyError
 from pipelines.settings import Settings
@@ -50,6 +51,18 @@ def read(uri: str, sha256: str | None) -> dict[str, Any]:
 def of_decision(row: Mapping[str, Any]) -> dict[str, Any]:
     """The evidence of a row of `decisions` or `deployments`."""
     return read(row["evidence_uri"], row["evidence_hash"])
+
+
+def of_run(store: Store, run_id: str) -> dict[str, Any] | None:
+    """The newest row of `decisions` in which a run's model was judged, or None. Gone evidence is passed over."""
+    for row in reversed(store.decisions("judge")):
+        try:
+            found = of_decision(row)
+        except ClassyError:
+            continue
+        if found["contender"]["run_id"] == run_id:
+            return row
+    return None
 
 
 # ------------------------------------------------------------------------------------------- for a reader

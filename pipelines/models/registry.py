@@ -21,10 +21,11 @@ from pipelines.settings import Settings
 
 RUN_KEY = "classy.run_key"
 GENERATION = "classy.generation"
-CHAMPION, PREVIOUS, CONTENDER = "champion", "previous", "contender"
+CHAMPION, PREVIOUS, CONTENDER, CANARY, SHADOW = "champion", "previous", "contender", "canary", "shadow"
 ABOUT = (
-    "Made by Classy. `champion` is in production, `previous` was before it, `contender` was judged last. "
-    "The aliases follow Classy's `deployments` table: change it with `classy promote` and `classy rollback`."
+    "Made by Classy. `champion` is in production, `previous` was before it, `contender` was judged last, `canary` and "
+    "`shadow` answer beside the champion. The aliases follow Classy's `deployments` table: change it with "
+    "`classy promote`, `classy rollback` and `classy canary`."
 )
 
 
@@ -134,10 +135,14 @@ def _wanted(client: MlflowClient, settings: Settings, store: Store) -> _Wanted:
     generations = store.generations()
     aliases: dict[str, str | None] = {}
     if generations:
-        aliases = {CHAMPION: generations[-1]["champion_version"], PREVIOUS: generations[-1]["previous_version"]}
+        now = generations[-1]
+        aliases = {CHAMPION: now["champion_version"], PREVIOUS: now["previous_version"]}
+        aliases |= {CANARY: now["canary_version"], SHADOW: now["shadow_version"]}
     judged = max(store.decisions("judge"), key=lambda row: row["created_at"], default=None)
-    # A contender that was promoted is none any more.
-    if judged is not None and all(row["run_key"] != judged["run_key"] for row in generations):
+    # A contender that was promoted is none any more, be it under its own run key or as a canary.
+    if judged is not None and not any(
+        row["run_key"] == judged["run_key"] or row["evidence_hash"] == judged["evidence_hash"] for row in generations
+    ):
         aliases[CONTENDER] = _judged_version(client, settings, judged["run_key"])
     return _Wanted(
         aliases={alias: str(version) for alias, version in aliases.items() if version is not None},
@@ -158,7 +163,7 @@ def _apply(client: MlflowClient, settings: Settings, wanted: _Wanted) -> dict[st
     versions = {str(version.version): version for version in _versions(client, name)}
     there = _aliases(client, settings)
     possible = {alias: version for alias, version in wanted.aliases.items() if version in versions}
-    for alias in (CHAMPION, PREVIOUS, CONTENDER):
+    for alias in (CHAMPION, PREVIOUS, CONTENDER, CANARY, SHADOW):
         if alias in possible and there.get(alias) != possible[alias]:
             _twice(partial(client.set_registered_model_alias, name, alias, possible[alias]))
         elif alias in there and alias not in possible:

@@ -120,6 +120,9 @@ def _of_generation(found: References, row: Mapping[str, Any], records: Records, 
         if row[name] is not None:
             found.versions.setdefault(str(row[name]), who)
     named = _of_run(found, row["champion_run_id"], by_run, who)
+    for name in ("canary_run_id", "shadow_run_id"):
+        if row[name] is not None:
+            _of_run(found, row[name], by_run, who)
     evidence = records.evidence.get(row["evidence_uri"]) if row["evidence_uri"] else None
     if evidence is not None:
         named |= _of_evidence(found, evidence, by_run, who)
