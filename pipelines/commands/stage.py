@@ -49,7 +49,7 @@ def up(
     recipe: RecipeOption = "",
     json_: JsonOption = False,
 ) -> None:
-    """Start Airflow and MLflow with their pages."""
+    """Start Airflow, MLflow and the live server with their pages."""
     from pipelines.stage.pages import bring_up
 
     settings, _ = door(recipe)

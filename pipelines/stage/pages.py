@@ -13,6 +13,7 @@ import psutil
 
 from pipelines.errors import ClassyError
 from pipelines.files import write_text
+from pipelines.online.keys import first_key
 from pipelines.settings import Settings
 from pipelines.stage.stack import Stack, ticks
 from pipelines.stage.story import MARK
@@ -28,7 +29,7 @@ def bring_up(settings: Settings, *, stay: bool, show: Callable[[Any], None]) -> 
     """
     running = _running(settings)
     if running:
-        pages = f"Airflow {running['airflow']}, MLflow {running['mlflow']}"
+        pages = f"Airflow {running['airflow']}, MLflow {running['mlflow']}, Classy {running['classy']}"
         raise ClassyError(f"already up (process {running['pid']}): {pages}; stop it with `make down`")
     if stay:
         _serve(settings)
@@ -49,6 +50,7 @@ def bring_up(settings: Settings, *, stay: bool, show: Callable[[Any], None]) -> 
                     "user": "admin",
                     "password_file": str(settings.home / "airflow" / "simple_auth_manager_passwords.json.generated"),
                     "password": Stack.password_of(settings),
+                    "classy_key": first_key(settings) if settings.auth == "on" else None,
                 }
             )
             return
@@ -63,10 +65,9 @@ def _serve(settings: Settings) -> None:
         signal.signal(number, lambda *_: done.set())
     state = settings.home / STATE
     # A home that the story made holds a replay: a schedule would gather its days again.
-    with Stack(settings, replay=(settings.home / MARK).exists()) as stack:
-        write_text(
-            str(state), json.dumps({"pid": os.getpid(), "airflow": stack.airflow_url, "mlflow": stack.mlflow_url})
-        )
+    with Stack(settings, replay=(settings.home / MARK).exists(), serve=True) as stack:
+        pages = {"airflow": stack.airflow_url, "mlflow": stack.mlflow_url, "classy": stack.server_url}
+        write_text(str(state), json.dumps({"pid": os.getpid(), **pages}))
         try:
             while not done.wait(timeout=2):
                 stack.need_alive()

@@ -1,4 +1,4 @@
-"""The processes around Classy on one machine: an MLflow server and Airflow, started, watched and stopped.
+"""The processes of Classy on one machine: MLflow, Airflow and the live server, started, watched and stopped.
 
     with Stack(settings, "digits", replay=True) as stack: …
 
@@ -29,6 +29,8 @@ from pipelines.settings import Settings
 
 HOST = "127.0.0.1"
 MLFLOW_PORT, AIRFLOW_PORT = 5000, 8080
+SERVER_GRACE_S = 45.0
+"""The live server first answers what it has begun."""
 TRAINING_POOL = "classy_training"
 
 
@@ -95,12 +97,18 @@ class Stack:
     """A driver triggers each day; nothing is on a schedule."""
     mlflow_port: int = MLFLOW_PORT
     airflow_port: int = AIRFLOW_PORT
+    serve: bool = False
+    """Whether the live server runs too, on the settings' ports or free ones after them."""
     say: Callable[[str], None] = print
     processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.mlflow_port = free_port(self.mlflow_port)
         self.airflow_port = free_port(self.airflow_port)
+        self.rest_port, self.grpc_port = self.settings.rest_port, self.settings.grpc_port
+        if self.serve:
+            self.rest_port = free_port(self.rest_port)
+            self.grpc_port = free_port(max(self.grpc_port, self.rest_port + 1))
         self.logs = self.settings.home / "logs"
         self.airflow_home = self.settings.home / "airflow"
 
@@ -111,6 +119,11 @@ class Stack:
     @property
     def airflow_url(self) -> str:
         return f"http://{HOST}:{self.airflow_port}"
+
+    @property
+    def server_url(self) -> str:
+        secure = "s" if self.settings.tls_cert else ""
+        return f"http{secure}://{HOST}:{self.rest_port}"
 
     @property
     def password(self) -> str:
@@ -135,6 +148,8 @@ class Stack:
             "CLASSY_FEATURES_ROOT": given.features_root,
             "CLASSY_MLFLOW_URI": self.mlflow_url,
             "CLASSY_TRAINING_POOL": TRAINING_POOL,
+            "CLASSY_REST_PORT": str(self.rest_port),
+            "CLASSY_GRPC_PORT": str(self.grpc_port),
             "CLASSY_SCHEDULE": "none" if self.replay else given.schedule,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONPATH": os.pathsep.join([str(ROOT / "dags" / "preload"), str(ROOT)]),
@@ -203,6 +218,9 @@ class Stack:
         self._call("airflow-pool", sys.executable, "-m", "airflow", "pools", "set", TRAINING_POOL, "1", "GPU work")
         self._wait_for(mlflow, f"{self.mlflow_url}/health")
         self._wait_for(api, f"{self.airflow_url}/api/v2/version")
+        if self.serve:
+            server = self._spawn("classy", sys.executable, "-m", "pipelines.cli", "serve")
+            self._wait_for(server, f"{self.server_url}/v2/health/live")
 
     def _spawn(self, name: str, *command: str) -> Process:
         log = self.logs / f"{name}.log"
@@ -225,7 +243,8 @@ class Stack:
         for _ in ticks(timeout_s, 0.25):
             process.need_alive()
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(url, timeout=5).status_code == 200:
+                # Our own server on this machine: a certificate for another name, or of one's own making, is fine.
+                if httpx.get(url, timeout=5, verify=False).status_code == 200:  # noqa: S501
                     return
         raise ClassyError(
             f"{process.name} did not answer at {url} within {timeout_s:.0f} s. End of {process.log}:\n{process.tail()}"
@@ -239,7 +258,8 @@ class Stack:
     def stop(self) -> None:
         """Stop everything that was started, last first."""
         while self.processes:
-            self.processes.pop().stop()
+            process = self.processes.pop()
+            process.stop(SERVER_GRACE_S if process.name == "classy" else 15)
 
 
 def ticks(timeout_s: float, every_s: float) -> Iterator[float]:

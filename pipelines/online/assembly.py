@@ -1,0 +1,254 @@
+"""One server process, put together from settings and a recipe. Read from top to bottom it is the list of what there is.
+
+async with assemble(settings, recipe, component="classy") as made:
+    await serving.listen.serve(made.server, metrics=made.metrics, …)
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines.data.images import spec_of
+from pipelines.errors import ClassyError
+from pipelines.recipe import Recipe
+from pipelines.settings import Settings
+from serving import traces
+from serving.access.gate import KeyGate, OpenGate
+from serving.components.base import Component
+from serving.components.downloader import Downloader
+from serving.components.hops import HopError, Onward, open_hops
+from serving.components.pipeline import Pipeline
+from serving.components.preprocessor import Preprocessor
+from serving.fetching import Fetcher, FetchLimits
+from serving.metrics import Metrics
+from serving.seams import Gate
+from serving.server import Limits, Repository, Server
+
+COMPONENTS = ("downloader", "preprocessor", "classifier")
+WHOLE = "classy"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A server whose parts have started."""
+
+    server: Server
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answering:
+    """What a process needs that has models in it."""
+
+    classifier: Component
+    repository: Repository
+    arms: Any
+    features: Any
+    recall: Any
+
+
+def metrics_folder(settings: Settings) -> Path:
+    """Where workers put what they counted."""
+    return settings.home / "serving" / "metrics"
+
+
+def clean_metrics(settings: Settings) -> None:
+    """Before the first worker: figures of an earlier server are not this one's."""
+    from serving.metrics_files import clean
+
+    clean(metrics_folder(settings))
+
+
+@asynccontextmanager
+async def assemble(
+    settings: Settings,
+    recipe: Recipe,
+    *,
+    component: str = WHOLE,
+    onward: Sequence[str] = (),
+    worker: int = 0,
+) -> AsyncIterator[Made]:
+    """The parts of one process, started; stopped in reverse when the block ends, the log last.
+
+    Args:
+        component: `classy` for all of it, or one of COMPONENTS as a process of its own.
+        onward: hops that go on with what it made.
+        worker: this process's number among several.
+
+    Raises:
+        ClassyError: a setting is wrong; it is named.
+    """
+    async with AsyncExitStack() as stack:
+        traces.start(service=f"classy-{component}")
+        stack.callback(traces.stop)
+        version = importlib.metadata.version("classy")
+        folder = metrics_folder(settings) if settings.workers > 1 else None
+        metrics = Metrics(version=version, folder=folder, worker=str(worker))
+        gate = await _gate(settings, metrics, stack)
+        local, answering = await _components(settings, recipe, component, metrics, stack, worker)
+        served, hops = _hops(settings, recipe, component, local, onward, answering)
+        for hop in hops:
+            await hop.start()
+            stack.push_async_callback(hop.stop)
+        server = Server(
+            components=served,
+            gate=gate,
+            limits=Limits(
+                max_bytes=recipe.serving.max_request_bytes,
+                max_photos=recipe.serving.max_photos,
+                timeout_s=recipe.serving.timeout_s,
+            ),
+            repository=answering.repository if answering else None,
+            truth=_truth(settings, recipe) if answering else None,
+            version=version,
+            about={"recipe": recipe.name, "component": component, "worker": worker, "auth": settings.auth},
+        )
+        metrics.watch(lanes=partial(_lanes, served))
+        metrics.start()
+        stack.callback(metrics.stop)
+        await server.start()
+        stack.push_async_callback(server.stop)
+        yield Made(server=server, metrics=metrics)
+
+
+async def _gate(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Gate:
+    if settings.auth == "off":
+        return OpenGate()
+    from pipelines.online.keys import SqlKeys
+    from serving.access.jwks import Jwks
+    from serving.access.rates import Rates
+    from serving.access.tokens import Tokens
+
+    tokens = None
+    if settings.jwt_issuer:
+        if not settings.jwt_jwks:
+            raise ClassyError("CLASSY_JWT_ISSUER: is set, so CLASSY_JWT_JWKS must name its keys: a URL or a file")
+        tokens = Tokens(settings.jwt_issuer, settings.jwt_audience, Jwks(settings.jwt_jwks))
+    rates = Rates(settings.limits_url, workers=settings.workers)
+    gate = KeyGate(SqlKeys(settings.database_url), tokens=tokens, rates=rates)
+    await gate.start()
+    stack.push_async_callback(gate.stop)
+    metrics.watch(keys=gate.ring)
+    return gate
+
+
+async def _components(
+    settings: Settings, recipe: Recipe, component: str, metrics: Metrics, stack: AsyncExitStack, worker: int
+) -> tuple[dict[str, Component], _Answering | None]:
+    """The components of this process by name, not started yet, and what stands behind the classifier."""
+    wanted = COMPONENTS if component == WHOLE else (component,)
+    given = recipe.serving
+    found: dict[str, Component] = {}
+    answering = None
+    if "downloader" in wanted:
+        limits = FetchLimits(seconds=given.url_seconds, max_bytes=recipe.image.max_bytes, hosts=given.url_hosts)
+        found["downloader"] = Downloader(Fetcher(limits), given.max_photos)
+    if "preprocessor" in wanted:
+        threads = 1 if settings.workers > 1 else settings.threads or os.cpu_count() or 1
+        found["preprocessor"] = Preprocessor(
+            spec_of(recipe), threads=threads, queue=given.queue, limit=given.max_photos
+        )
+    if "classifier" in wanted:
+        answering = await _answering(settings, recipe, metrics, stack, worker)
+        found["classifier"] = answering.classifier
+    return found, answering
+
+
+async def _answering(
+    settings: Settings, recipe: Recipe, metrics: Metrics, stack: AsyncExitStack, worker: int
+) -> _Answering:
+    """Models that follow the ledger, with features, the log and what is remembered."""
+    from pipelines.online import answers, deployments, features, guard, packages
+    from pipelines.online.log import SqlLog
+    from serving.components.classifier import Classifier
+    from serving.engines.loaded import Loaded
+    from serving.recall import Recall
+    from serving.versions.arms import Arms
+    from serving.versions.follower import Follower
+    from serving.versions.repository import Versions
+    from serving.versions.shelf import Shelf
+    from serving.versions.tally import Tally
+
+    given = recipe.serving
+    log = SqlLog(settings, worker=worker)
+    await asyncio.to_thread(log.start)
+    stack.push_async_callback(asyncio.to_thread, log.stop)
+    online = features.OnlineFeatures(settings, recipe)
+    tally = Tally(f"{socket.gethostname()}-{worker}-{os.getpid()}"[-64:])
+    arms = Arms(tally)
+    open_model = partial(
+        Loaded.open,
+        runtime=settings.runtime,
+        threads=1 if settings.workers > 1 else settings.threads or os.cpu_count() or 1,
+        batch=given.batch,
+        wait_ms=given.batch_wait_ms,
+        queue=given.queue,
+    )
+    shelf = Shelf(packages.fetcher(settings), open_model, service_hash=online.service_hash)
+    versions = Versions(settings)
+    follower = Follower(arms, shelf, deployments.reader(settings), wanted=versions.wanted)
+    await follower.start()
+    stack.push_async_callback(follower.stop)
+    recall = Recall(given.cache, answers.reader(settings)) if given.cache else None
+    classifier = Classifier(arms, online, log, recall=recall, limit=given.max_photos)
+    metrics.watch(arms=arms, log=log.counters)
+    if recall is not None:
+        metrics.watch(recall=lambda: {"hits": recall.hits, "misses": recall.misses})
+    return _Answering(classifier=classifier, repository=versions, arms=arms, features=online, recall=recall)
+
+
+def _hops(
+    settings: Settings,
+    recipe: Recipe,
+    component: str,
+    local: dict[str, Component],
+    onward: Sequence[str],
+    answering: _Answering | None,
+) -> tuple[dict[str, Component], list[Component]]:
+    """What is served, each able to hand on, and the remote components that are started and stopped beside it."""
+    try:
+        registry = open_hops(settings.hops, local=local)
+    except HopError as error:
+        raise ClassyError(f"CLASSY_HOPS={settings.hops!r}: {error}") from None
+    remote = [hop for name, hop in registry.items() if name not in local or hop is not local[name]]
+    if unknown := [name for name in onward if name not in registry]:
+        raise ClassyError(
+            f"--next {','.join(onward)}: {unknown[0]!r} is nowhere; name it in CLASSY_HOPS, such as "
+            f"{unknown[0]}=grpc://host:8001"
+        )
+    served: dict[str, Component] = {
+        name: Onward(part, registry, tuple(onward) if name == component else ()) for name, part in local.items()
+    }
+    if component == WHOLE:
+        mine = answering if answering and registry["classifier"] is local["classifier"] else None
+        served[WHOLE] = Pipeline(
+            registry["downloader"],
+            registry["preprocessor"],
+            registry["classifier"],
+            recall=mine.recall if mine else None,
+            arms=mine.arms if mine else None,
+            features=mine.features if mine else None,
+            limit=recipe.serving.max_photos,
+        )
+    return served, remote
+
+
+def _truth(settings: Settings, recipe: Recipe) -> Any:
+    from pipelines.online.truth import SqlTruth
+
+    return SqlTruth(settings, recipe)
+
+
+def _lanes(served: Mapping[str, Component]) -> list[Any]:
+    found = []
+    for part in served.values():
+        inner = getattr(part, "component", part)
+        found += getattr(inner, "lanes", list)()
+    return found
