@@ -75,6 +75,7 @@ class Lane(Generic[T, R]):
         """Items worked on so far."""
         self.refused = 0
         """Items that found the lane full."""
+        self.batch = batch
         self._work, self._batch, self._wait, self._queue, self._threads = work, batch, wait_ms / 1000, queue, threads
         self._line: deque[_Ticket[T, R]] = deque()
         self._change = threading.Condition()
@@ -113,7 +114,7 @@ class Lane(Generic[T, R]):
         workers, self._workers = self._workers, []
         if workers:
             # In a thread of its own: the loop must go on to hand out the last answers.
-            await asyncio.to_thread(lambda: [worker.join() for worker in workers])
+            await asyncio.to_thread(_join, workers)
 
     async def submit(self, item: T, *, deadline: float | None = None) -> R:
         """The answer to one item.
@@ -235,3 +236,8 @@ class Lane(Generic[T, R]):
             loop.call_soon_threadsafe(self._hand_out, tickets, answers)
         except RuntimeError:
             log.warning("lane %s: the event loop is closed; %d answers reach nobody", self.name, len(tickets))
+
+
+def _join(workers: Sequence[threading.Thread]) -> None:
+    for worker in workers:
+        worker.join()

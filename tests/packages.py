@@ -85,9 +85,7 @@ def _root() -> Path:
 
 
 @cache
-def _made(
-    size: int, classes: tuple[str, ...], context_names: tuple[str, ...], seed: int, kind: Kind, fit: str
-) -> Path:
+def _made(size: int, classes: tuple[str, ...], context_names: tuple[str, ...], seed: int, kind: Kind, fit: str) -> Path:
     folder = _root() / f"{kind}-{size}-{len(classes)}-{len(context_names)}-{seed}-{fit}-{len(list(_root().iterdir()))}"
     folder.mkdir()
     torch.manual_seed(seed)

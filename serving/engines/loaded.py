@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.canonical import ImageSpec
 from serving.engines.choose import Chosen, choose_engine
@@ -126,13 +127,16 @@ class Loaded:
 
     def _work(self, items: list[_Item]) -> list[Problem | None]:
         problems = self._fill([item for item in items if item[0].context is None])
-        asked = [photo for photo, _ in items if id(photo) not in problems]
-        for photo in asked:
-            if problem := self._misfit(photo):
+        photos = []
+        for photo, _ in items:
+            if id(photo) in problems:
+                continue
+            if (problem := self._misfit(photo)) is not None:
                 problems[id(photo)] = problem
-        photos = [photo for photo in asked if id(photo) not in problems] if problems else asked
+            else:
+                photos.append(photo)
         if photos:
-            self._predict(photos)
+            self._predict(photos, problems)
         if not problems:
             return [None] * len(items)
         return [problems.get(id(photo)) for photo, _ in items]
@@ -153,8 +157,8 @@ class Loaded:
             seconds = time.perf_counter() - start
             for photo in photos:
                 photo.seconds["features"] = seconds
-                if problem is not None:
-                    problems[id(photo)] = problem
+                if (own := photo.problem or problem) is not None:
+                    problems[id(photo)] = own
         return problems
 
     def _misfit(self, photo: Photo) -> Problem | None:
@@ -167,10 +171,14 @@ class Loaded:
             return Problem("unprocessable", f"input context: is {got}, this model takes {self.width}")
         return None
 
-    def _predict(self, photos: list[Photo]) -> None:
+    def _predict(self, photos: list[Photo], problems: dict[int, Problem]) -> None:
         start = time.perf_counter()
-        images = np.stack([photo.image for photo in photos])  # type: ignore[misc]
         context = np.array([photo.context for photo in photos], np.float32).reshape(len(photos), self.width)
+        if not np.isfinite(context).all():
+            photos, context = _finite(photos, context, problems)
+            if not photos:
+                return
+        images = np.stack([photo.image for photo in photos])  # type: ignore[misc]
         probabilities = self._engine.predict(images, context).probabilities
         best = probabilities.argmax(axis=1).tolist()
         sure = probabilities.max(axis=1).tolist()
@@ -186,6 +194,17 @@ class Loaded:
         for count in sorted({1, batch}):
             images = np.zeros((count, self.size, self.size, 3), np.uint8)
             self._engine.predict(images, np.zeros((count, self.width), np.float32))
+
+
+def _finite(
+    photos: list[Photo], context: NDArray[np.float32], problems: dict[int, Problem]
+) -> tuple[list[Photo], NDArray[np.float32]]:
+    """The photos whose context is numbers; the others get a problem."""
+    fine: list[bool] = np.isfinite(context).all(axis=1).tolist()
+    for photo, is_fine in zip(photos, fine, strict=True):
+        if not is_fine:
+            problems[id(photo)] = Problem("unprocessable", "input context: has NaN or infinite numbers")
+    return [photo for photo, is_fine in zip(photos, fine, strict=True) if is_fine], context[fine]
 
 
 def _image_spec(folder: Path, card: dict[str, Any]) -> ImageSpec:
