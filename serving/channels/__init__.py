@@ -102,6 +102,7 @@ class Rest:
             timeout=timeout,
             headers={
                 **_carried(headers, self._key),
+                "x-timeout-ms": str(max(1, int(1000 * timeout))),
                 "inference-header-content-length": str(length),
                 "content-type": "application/octet-stream",
             },

@@ -107,6 +107,9 @@ class Onward(Component):
     def versions(self) -> tuple[str, ...]:
         return self.component.versions()
 
+    def classes(self) -> tuple[str, ...]:
+        return self.component.classes()
+
     def properties(self) -> dict[str, Any]:
         traffic = {name: hop.properties() for name, hop in self._hops.items() if isinstance(hop, Remote)}
         found = self.component.properties()
@@ -144,8 +147,7 @@ class Onward(Component):
         asked = call.parameters.get("next")
         following = self._default if asked is None else read_next(self.name, asked)
         hop = self._hop(following[0]) if following else None
-        with call.stage(self.name):
-            await self.component.apply(photos, call)
+        await self.component.apply(photos, call)
         if hop is None:
             return self.component.gives
         call.left()
@@ -157,12 +159,14 @@ class Onward(Component):
             parameters={**{key: value for key, value in call.parameters.items() if key != "next"}, **rest},
             seconds=call.seconds,
             headers=call.headers,
+            photos=photos,
         )
-        with call.stage(f"to_{following[0]}"):
-            return await go(hop, photos, onward)
+        return await go(hop, photos, onward)
 
     async def infer(self, request: InferRequest, call: Call) -> InferResponse:
-        photos = read_photos(request, self.takes, limit=self.limit)
+        if request.version:
+            call.parameters = {**call.parameters, "version": request.version}
+        photos = call.photos = read_photos(request, self.takes, limit=self.limit)
         gives = await self.follow(photos, call)
         if len(photos) == 1 and photos[0].problem is not None:
             raise photos[0].problem

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serving.components.base import Call, Component, Shapes
-from serving.components.remote import Remote
 from serving.messages import InferRequest, InferResponse
 from serving.photos import Photo
 from serving.problems import Problem
@@ -35,7 +34,7 @@ def now() -> datetime:
 
 
 class Pipeline(Component):
-    """The three components one after the other.
+    """The three components one after the other; each times its own stages.
 
     Args:
         downloader, preprocessor, classifier: components here, or `Remote`s.
@@ -80,6 +79,9 @@ class Pipeline(Component):
     def versions(self) -> tuple[str, ...]:
         return self._classifier.versions()
 
+    def classes(self) -> tuple[str, ...]:
+        return self._classifier.classes()
+
     def properties(self) -> dict[str, Any]:
         return self._classifier.properties()
 
@@ -97,39 +99,37 @@ class Pipeline(Component):
                 self._remember(*self._memory, photos, call)
         if todo := [photo for photo in photos if photo.open]:
             await self._stage("preprocessor", todo, call)
-        for photo in photos:
-            # The name by which ground truth will be told, so it must be the same whenever these bytes come.
-            photo.image_id = photo.image_id or photo.content_hash
         # Photos that were answered from memory go along: the classifier keeps the log of all answers.
         if rest := [photo for photo in photos if photo.problem is None]:
             await self._stage("classifier", rest, call)
 
     async def _stage(self, name: str, photos: Sequence[Photo], call: Call) -> None:
         call.left()
-        part = self._parts[name]
-        # Elsewhere, the part times its own work under its name; what is measured here is the way as well.
-        with call.stage(f"to_{name}" if isinstance(part, Remote) else name):
-            await part.apply(photos, call)
+        await self._parts[name].apply(photos, call)
 
     async def infer(self, request: InferRequest, call: Call) -> InferResponse:
         if request.version:
-            call.parameters = {**call.parameters, "arm": request.version}
+            call.parameters = {**call.parameters, "version": request.version}
         return await super().infer(request, call)
 
     def _remember(
         self, recall: Memory, arms: "Arms", features: FeatureSource, photos: Sequence[Photo], call: Call
     ) -> None:
-        wanted, at = str(call.parameters.get("arm", "")), self._clock()
+        given, at = call.parameters, self._clock()
         for photo in photos:
             if photo.problem is not None or not photo.photo:
                 continue
+            photo.content_hash = hashlib.sha256(photo.photo).hexdigest()
             try:
-                arm = arms.choose(photo.sender, wanted)
+                if version := given.get("version"):
+                    arm = arms.by_version(str(version))
+                else:
+                    key = photo.image_id or photo.content_hash
+                    arm = arms.choose(photo.sender, str(given.get("arm", "")), key=key)
                 fingerprint = features.fingerprint(photo.sender, at)
             except Problem:
                 # Memory only saves work: the classifier meets the same obstacle and says it.
                 continue
-            photo.content_hash = hashlib.sha256(photo.photo).hexdigest()
             recall.get(photo, arm, fingerprint)
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import orjson
 
+from serving import traces
 from serving.channels import SCHEMES, Channel, Unreachable, open_channel
 from serving.components.base import Call, Component, Shapes
-from serving.messages import InferRequest, InferResponse, ModelMetadata, Tensor
+from serving.messages import InferRequest, InferResponse, ModelMetadata, Parameters, Tensor
 from serving.photos import FIELDS, Photo, write_tensors
 from serving.problems import Problem
 
@@ -34,7 +35,7 @@ KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("image", "image_spec", "stats", "context", "sender", "image_id", "captured_at", "content_hash"),
         (
             "probabilities", "label", "confidence", "arm", "model_version", "generation", "cached", "defaulted",
-            "prediction_id", "error",
+            "prediction_id", "image_id", "error",
         ),
     ),
     "classy": (
@@ -46,7 +47,7 @@ KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 """What Classy's own components take and give, until a backend has said it itself."""
-PASSED_ON = ("arm", "next")
+PASSED_ON = ("arm", "version", "next")
 """Parameters of a request that are for the component that answers in the end."""
 EJECTED_S = 2.0
 LOOK_S = 2.0
@@ -111,6 +112,9 @@ class Remote(Component):
 
     def versions(self) -> tuple[str, ...]:
         return () if self._metadata is None else self._metadata.versions
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.properties().get("classes") or ())
 
     def properties(self) -> dict[str, Any]:
         there = {} if self._metadata is None else self._metadata.properties
@@ -206,8 +210,10 @@ class Remote(Component):
             raise Problem("bad_request", f"{self.name}: needs {self.takes[0]}, and the photos have none")
         passed = {name: call.parameters[name] for name in PASSED_ON if name in call.parameters}
         request = InferRequest(self.name, inputs, id=call.id, parameters=passed)
+        start = time.perf_counter()
         try:
-            response = await self._one_of_them(request, call)
+            with traces.span(f"to_{self.name}", photos=len(photos)):
+                response = await self._one_of_them(request, call)
         except Problem as problem:
             # Of one photo, its own problem comes as the request's.
             if len(photos) > 1 or problem.reason in ("busy", "over_quota", "unavailable", "too_late", "internal"):
@@ -215,20 +221,19 @@ class Remote(Component):
             photos[0].problem = problem
             return self.gives
         _fill(photos, response.outputs, self.name)
-        for key, value in response.parameters.items():
-            if key.endswith("_ms") and isinstance(value, int | float):
-                stage = key.removesuffix("_ms")
-                call.seconds[stage] = call.seconds.get(stage, 0.0) + value / 1000
+        _account(call.seconds, response.parameters, self.name, time.perf_counter() - start)
         return tuple(tensor.name for tensor in response.outputs)
 
     async def _one_of_them(self, request: InferRequest, call: Call) -> InferResponse:
         """The first backend that can be reached answers, beginning with the one whose turn it is."""
         last = Problem("unavailable", f"{self.name}: no backend")
+        headers = dict(call.headers)
+        traces.inject(headers)
         for backend in self._in_turn():
             left = call.left()
             timeout = self._timeout_s if left is None else min(left, self._timeout_s)
             try:
-                answer, sent, received = await backend.channel.infer(request, timeout=timeout, headers=call.headers)
+                answer, sent, received = await backend.channel.infer(request, timeout=timeout, headers=headers)
             except Unreachable as error:
                 backend.until, backend.why = self._clock() + EJECTED_S, str(error)
                 last = Problem("unavailable", f"{self.name}: {error}", retry_after=EJECTED_S)
@@ -251,6 +256,16 @@ class Remote(Component):
         around = self._backends[self._turn :] + self._backends[: self._turn]
         now = self._clock()
         yield from sorted(around, key=lambda backend: backend.until > now or bool(backend.why))
+
+
+def _account(seconds: dict[str, float], told: Parameters, name: str, spent: float) -> None:
+    """Add the stages that the other process tells, and what is left of the whole: the way there and back."""
+    for key, value in told.items():
+        if key.endswith("_ms") and isinstance(value, int | float):
+            stage = key.removesuffix("_ms")
+            seconds[stage] = seconds.get(stage, 0.0) + value / 1000
+            spent -= value / 1000
+    seconds[f"to_{name}"] = seconds.get(f"to_{name}", 0.0) + max(spent, 0.0)
 
 
 def _alike(photos: list[Photo]) -> list[list[Photo]]:
