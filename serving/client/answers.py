@@ -114,14 +114,14 @@ def _top(photo: Photo, classes: Sequence[str], most: int = 3) -> tuple[tuple[str
     return tuple((classes[i], float(photo.probabilities[i])) for i in order)
 
 
-def find_key(key: str | None) -> str:
-    """The key given, or CLASSY_API_KEY, or what a server of this machine wrote into CLASSY_HOME; else none."""
+def find_key(key: str | None, *, home: Path | None = None) -> str:
+    """The key given, or CLASSY_API_KEY, or what a server of this machine wrote into its home; else none."""
     if key is not None:
         return key
     if found := os.environ.get("CLASSY_API_KEY"):
         return found.strip()
-    path = Path(os.environ.get("CLASSY_HOME") or "var").expanduser() / KEY_FILE
+    home = home or Path(os.environ.get("CLASSY_HOME") or "var").expanduser()
     try:
-        return path.read_text().strip()
-    except OSError:
+        return (home / KEY_FILE).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
         return ""  # access control may be off; if it is not, the server says so

@@ -145,23 +145,21 @@ class Onward(Component):
     async def follow(self, photos: Sequence[Photo], call: Call) -> tuple[str, ...]:
         """Do this part, then go on; gives the names of the fields that the last one gives."""
         asked = call.parameters.get("next")
-        following = self._default if asked is None else read_next(self.name, asked)
-        hop = self._hop(following[0]) if following else None
+        names = self._default if asked is None else read_next(self.name, asked)
+        if names:
+            self._hop(names[0])  # before any work: a name that is unknown here costs nothing
         await self.component.apply(photos, call)
-        if hop is None:
-            return self.component.gives
-        call.left()
-        rest = {"next": ",".join(following[1:])} if asked is not None or following[1:] else {}
-        onward = Call(
-            id=call.id,
-            identity=call.identity,
-            deadline=call.deadline,
-            parameters={**{key: value for key, value in call.parameters.items() if key != "next"}, **rest},
-            seconds=call.seconds,
-            headers=call.headers,
-            photos=photos,
-        )
-        return await go(hop, photos, onward)
+        gives = self.component.gives
+        while names:
+            hop, names = self._hop(names[0]), names[1:]
+            call.left()
+            if isinstance(hop, Onward | Remote):
+                # It goes on by itself. Where the request has said the way, it also says where the way ends.
+                rest = {"next": ",".join(names)} if names or asked is not None else {}
+                return await _ask(hop, photos, _onward(call, photos, rest))
+            await hop.apply(photos, call)
+            gives = hop.gives
+        return gives
 
     async def infer(self, request: InferRequest, call: Call) -> InferResponse:
         if request.version:
@@ -184,16 +182,22 @@ class Onward(Component):
         return found
 
 
-async def go(hop: Component, photos: Sequence[Photo], call: Call) -> tuple[str, ...]:
-    """Ask a hop; gives the names of the fields that the last one of the chain gives."""
-    if isinstance(hop, Onward):
-        return await hop.follow(photos, call)
-    if isinstance(hop, Remote):
-        return await hop.ask(photos, call)
-    if call.parameters.get("next"):
-        raise Problem("bad_request", f"next: {hop.name} does not go on from here; let it be the last")
-    await hop.apply(photos, call)
-    return hop.gives
+async def _ask(hop: "Onward | Remote", photos: Sequence[Photo], call: Call) -> tuple[str, ...]:
+    return await (hop.follow(photos, call) if isinstance(hop, Onward) else hop.ask(photos, call))
+
+
+def _onward(call: Call, photos: Sequence[Photo], more: dict[str, str]) -> Call:
+    """The same request at the next hop; its stages are counted with ours."""
+    kept = {key: value for key, value in call.parameters.items() if key != "next"}
+    return Call(
+        id=call.id,
+        identity=call.identity,
+        deadline=call.deadline,
+        parameters={**kept, **more},
+        seconds=call.seconds,
+        headers=call.headers,
+        photos=photos,
+    )
 
 
 def read_next(me: str, asked: object) -> tuple[str, ...]:

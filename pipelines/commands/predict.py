@@ -1,0 +1,148 @@
+"""`classy predict`: photos and addresses in, a table of classes out."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.commands.shared import JsonOption, show
+from pipelines.errors import ClassyError
+from pipelines.settings import load_settings
+
+if TYPE_CHECKING:
+    from serving.client import Answer
+
+app = typer.Typer()
+ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp"})
+LONG = 32
+"""Photos from which on progress is shown."""
+
+
+class Sequencing(StrEnum):
+    server = "server"
+    client = "client"
+    hybrid = "hybrid"
+
+
+@app.command(rich_help_panel="Live answers")
+def predict(
+    photos: Annotated[
+        list[str], typer.Argument(help="Files, folders, patterns such as 'photos/*.jpg', addresses (https://…).")
+    ],
+    sender: Annotated[str, typer.Option(help="Who sent them, as the feature store knows senders.")] = "",
+    url: Annotated[str, typer.Option(help="The server: http(s)://host:port, or grpc(s)://host:port.")] = "",
+    key: Annotated[
+        str, typer.Option(help="API key; default CLASSY_API_KEY, or the one in HOME/serving of this machine's server.")
+    ] = "",
+    sequencing: Annotated[
+        Sequencing,
+        typer.Option(help="Who leads a photo through the components: server, client, or hybrid (each hands on)."),
+    ] = Sequencing.server,
+    arm: Annotated[str, typer.Option(help="Which model must answer: champion, canary, its name, or a version.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds for one request.")] = 30.0,
+    cafile: Annotated[str, typer.Option(help="Certificates to trust, for a server with its own.")] = "",
+    json_: JsonOption = False,
+) -> None:
+    """Ask the server what photos show. Exit code 1 where any of them was not answered."""
+    from serving.client import AsyncClient, Unreachable
+    from serving.client.answers import find_key
+
+    settings = load_settings()
+    address = url or _address(settings.host, settings.rest_port, bool(settings.tls_cert))
+    sources = find(photos)
+    client = AsyncClient(
+        address, key or find_key(None, home=settings.home), sequencing=sequencing.value, arm=arm, timeout_s=timeout,
+        verify=cafile or settings.tls_cert,
+    )  # fmt: skip
+    try:
+        answers = asyncio.run(_ask(client, sources, sender, quiet=json_))
+    except Unreachable as error:
+        raise ClassyError(f"{error}. Is the server up? `classy serve` starts it, `--url` says where it is") from None
+    if json_:
+        show([answer.as_json() for answer in answers], True)
+    else:
+        Console(highlight=False).print(table(answers))
+    if not all(answer.ok for answer in answers):
+        raise typer.Exit(1)
+
+
+def _address(host: str, port: int, secure: bool) -> str:
+    """Where this machine's server is."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http{'s' if secure else ''}://{here}:{port or 8000}"
+
+
+def find(given: Sequence[str]) -> list[Path | str]:
+    """Files, and addresses as text, in the order given; folders and patterns give their photos by name.
+
+    Raises:
+        ClassyError: something is no file, folder, pattern or address.
+    """
+    found: list[Path | str] = []
+    for text in given:
+        path = Path(text).expanduser()
+        if text.lower().startswith(("http://", "https://")):
+            found.append(text)
+        elif path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+            if not inside:
+                raise ClassyError(f"{text}: no photo in this folder ({', '.join(sorted(ENDINGS))})")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        elif any(sign in text for sign in "*?["):
+            root = Path(path.anchor) if path.is_absolute() else Path()
+            matched = sorted(file for file in root.glob(str(path.relative_to(path.anchor))) if file.is_file())
+            if not matched:
+                raise ClassyError(f"{text}: matches no file")
+            found += matched
+        else:
+            raise ClassyError(f"{text}: no such file or folder, and no address that begins with https:// or http://")
+    return found
+
+
+async def _ask(client: Any, sources: Sequence[Path | str], sender: str, *, quiet: bool) -> list["Answer"]:
+    async with client:
+        with _progress(len(sources), quiet) as bar:
+            task = bar.add_task("photos", total=len(sources)) if bar else None
+            return await client.classify_many(
+                sources, sender=sender, told=(lambda count: bar.advance(task, count)) if bar else None
+            )
+
+
+def _progress(count: int, quiet: bool) -> Any:
+    if quiet or count < LONG:
+        return nullcontext()
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    return Progress(
+        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    )
+
+
+def table(answers: Sequence["Answer"]) -> Table:
+    """For people: a row a photo, its problem in place of its class where it has one."""
+    found = Table(box=None, pad_edge=False)
+    for name in ("photo", "class", "confidence", "version", "arm", "ms"):
+        found.add_column(name, justify="right" if name in ("confidence", "ms") else "left", overflow="fold")
+    for answer in answers:
+        if answer.problem is not None:
+            found.add_row(escape(answer.source), f"[red]{escape(answer.problem.message)}[/]")
+            continue
+        marks = [text for text, there in (("cached", answer.cached), ("default features", answer.defaulted)) if there]
+        found.add_row(
+            escape(answer.source),
+            f"[bold]{escape(answer.label)}[/]",
+            f"{answer.confidence:.1%}",
+            escape(answer.model_version),
+            escape(", ".join([answer.arm, *marks])),
+            f"{answer.milliseconds:.1f}",
+        )
+    return found
