@@ -200,7 +200,7 @@ def _finite(
     photos: list[Photo], context: NDArray[np.float32], problems: dict[int, Problem]
 ) -> tuple[list[Photo], NDArray[np.float32]]:
     """The photos whose context is numbers; the others get a problem."""
-    fine: list[bool] = np.isfinite(context).all(axis=1).tolist()
+    fine = [bool(np.isfinite(row).all()) for row in context]
     for photo, is_fine in zip(photos, fine, strict=True):
         if not is_fine:
             problems[id(photo)] = Problem("unprocessable", "input context: has NaN or infinite numbers")
