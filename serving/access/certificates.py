@@ -60,8 +60,8 @@ def check_certificate(
         raise _wrong(f"CLASSY_TLS_KEY={key_file!r}: has no private key in PEM (-----BEGIN PRIVATE KEY-----)") from None
     if _bytes(certificate.public_key()) != _bytes(public):
         raise _wrong(
-            f"CLASSY_TLS_KEY={key_file!r}: is not the key of CLASSY_TLS_CERT={cert_file!r}; where the file has a chain, "
-            "the server's own certificate comes first"
+            f"CLASSY_TLS_KEY={key_file!r}: is not the key of CLASSY_TLS_CERT={cert_file!r}; in a chain the "
+            "server's own certificate comes first"
         )
     return _in_time(certificate, cert_file, chain, key, clock())
 

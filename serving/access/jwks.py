@@ -77,11 +77,8 @@ class Jwks:
         Raises:
             Problem: 503, the keys cannot be read.
         """
-        now = self._clock()
         if self._read_at is None:
             await self._read()
-        elif now - self._read_at > self._old_s:
-            self._begin()  # in the background: the known ones are good enough until then
         if self._read_at is None or self._clock() - self._read_at > self._trusted_s:
             raise Problem(
                 "unavailable", "tokens cannot be checked: the issuer's keys cannot be read", detail="jwks_away",
@@ -92,6 +89,12 @@ class Jwks:
             await self._read()
             found = self._pick(kid)
         return found
+
+    def keep_fresh(self) -> None:
+        """Read old keys again, in the background: they are good enough until then. Called for every token, so that
+        one that is remembered does not outlive its key by more than this."""
+        if self._read_at is not None and self._clock() - self._read_at > self._old_s:
+            self._begin()
 
     def _pick(self, kid: str | None) -> PublicKey | None:
         if kid is None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 LOG = logging.getLogger(__name__)
 SHARED_S = 0.25
 """How long a shared store may take to answer."""
+FORM = re.compile(r"0*[1-9]\d{0,8}\s*(/|per)\s*(0*[1-9]\d{0,3}\s*)?(second|minute|hour|day)s?")
+"""What is taken of the library's notation: it reads `-1/second` as one and `1/0 second` as well."""
 AWAY_S = 5.0
 """A shared store that did not answer is not asked for so long."""
 NAMES = 100_000
@@ -32,13 +35,9 @@ def parse_rate(text: str) -> RateLimitItem:
     Raises:
         ValueError: none of that form, or below one.
     """
-    try:
-        item = parse(text)
-    except ValueError:
-        item = None
-    if item is None or item.amount < 1 or item.multiples < 1:
+    if FORM.fullmatch(text.strip().lower()) is None:
         raise ValueError(f"{text!r} is no rate; write it as 100/second, 5000/hour or 100/10 minutes")
-    return item
+    return parse(text)
 
 
 def share(item: RateLimitItem, workers: int) -> RateLimitItem:

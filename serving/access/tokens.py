@@ -62,6 +62,9 @@ class Tokens:
         Raises:
             Problem: 401 with the check that failed; 503 where the issuer's keys cannot be read.
         """
+        if not token.isascii():
+            raise _refused("token_form", "is no JSON web token")
+        self.jwks.keep_fresh()
         digest = hashlib.sha256(token.encode()).digest()
         found = self._verified.get(digest)
         if found is not None and found[0] > self._clock() and found[1] == self.jwks.edition:
