@@ -22,6 +22,8 @@ from serving.problems import Problem
 from serving.wire import protobuf as pb
 from serving.wire.tensors import from_raw, numbers, shape_of, to_raw
 
+PROBLEM = "classy-problem-bin"
+"""Trailing metadata of an error: the problem as JSON."""
 CONTENTS: dict[str, str] = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -54,7 +56,7 @@ def read_request(data: bytes) -> tuple[InferRequest, bool]:
         _tensors(found.inputs, found.raw_input_contents),
         version=found.model_version,
         id=found.id,
-        parameters=_parameters(found.parameters),
+        parameters=plain(found.parameters),
         outputs=[Wanted(output.name) for output in found.outputs],
     )
     typed = not found.raw_input_contents and len(found.inputs) > 0
@@ -88,7 +90,7 @@ def _tensors(given: Any, raw: Any) -> list[Tensor]:
             )
         made = from_raw(tensor.name, tensor.datatype, shape_of(tensor.name, list(tensor.shape)), data)
         if tensor.parameters:
-            made.parameters = _parameters(tensor.parameters)
+            made.parameters = plain(tensor.parameters)
         found.append(made)
     return found
 
@@ -100,7 +102,7 @@ def _typed(tensor: Any) -> Tensor:
     if field is None:
         known = ", ".join(CONTENTS) if datatype not in DATATYPES else "sent raw (raw_input_contents)"
         raise Problem("bad_request", f"input {name}: datatype {datatype[:20]!r}: must be {known}")
-    parameters = _parameters(tensor.parameters)
+    parameters = plain(tensor.parameters)
     if "shared_memory_region" in parameters:
         raise Problem("bad_request", f"input {name}: this server reads no shared memory; send the data")
     values = getattr(tensor.contents, field)
@@ -152,7 +154,7 @@ def read_response(data: bytes) -> InferResponse:
         _tensors(found.outputs, found.raw_output_contents),
         version=found.model_version,
         id=found.id,
-        parameters=_parameters(found.parameters),
+        parameters=plain(found.parameters),
     )
 
 
@@ -194,15 +196,11 @@ def _spec(tensor: Any) -> TensorSpec:
 # ----------------------------------------------------------------------------------------- parameters
 
 
-def _parameters(given: Any) -> Parameters:
+def plain(given: Any) -> Parameters:
+    """Parameters of a message as plain values."""
     return {
         name: getattr(value, value.WhichOneof("parameter_choice") or "string_param") for name, value in given.items()
     }
-
-
-def plain(given: Any) -> Parameters:
-    """Parameters of a message as plain values."""
-    return _parameters(given)
 
 
 def _put(into: Any, parameters: Parameters) -> None:
