@@ -111,8 +111,8 @@ class Metrics:
         recall: Callable[[], Mapping[str, float]] | None = None,
         keys: RingLike | None = None,
     ) -> None:
-        """Say who is asked when somebody scrapes. `log` gives rows by fate (written, spooled, replayed, shed) and
-        `waiting`; `recall` gives hits and misses."""
+        """Say who is asked when somebody scrapes. `log` gives rows by fate (written, shed, …) and in its `queue`;
+        `recall` gives hits and misses; lanes of arms are found by themselves."""
         if models is not None:
             self.models = models
         self.ready = ready or self.ready
@@ -248,7 +248,7 @@ class Watched:
         done = CounterMetricFamily("classy_lane_photos", "Photos that a lane worked on.", labels=["lane"])
         refused = CounterMetricFamily("classy_lane_refused_photos", "Photos that found a lane full.", labels=["lane"])
         sums: dict[str, list[float]] = {}
-        for lane in self.lanes():
+        for lane in self._all_lanes():
             sofar = sums.setdefault(lane.name, [0.0] * 5)
             numbers = (lane.waiting, lane.capacity, lane.batches, lane.done, lane.refused)
             sums[lane.name] = [before + now for before, now in zip(sofar, numbers, strict=True)]
@@ -257,6 +257,13 @@ class Watched:
             for family, number in zip(families, row, strict=True):
                 family.add_metric([name], number)
         yield from families
+
+    def _all_lanes(self) -> Iterable[LaneLike]:
+        """Each lane once, those of loaded models too."""
+        found = {id(lane): lane for lane in self.lanes()}
+        for arm in self.arms.all() if self.arms is not None else ():
+            found.setdefault(id(arm.loaded.lane), arm.loaded.lane)
+        return found.values()
 
     def _of_arms(self) -> Iterator[Metric]:
         info = GaugeMetricFamily(
@@ -283,11 +290,11 @@ class Watched:
         rows = CounterMetricFamily("classy_log_rows", "Rows of the prediction log, by fate.", labels=["fate"])
         waiting = GaugeMetricFamily("classy_log_waiting_rows", "Rows of the prediction log that are not written yet.")
         found = self.log()
-        for fate in ("written", "spooled", "replayed", "shed"):
-            if fate in found:
-                rows.add_metric([fate], found[fate])
-        if "waiting" in found:
-            waiting.add_metric([], found["waiting"])
+        for fate, count in found.items():
+            if fate == "queue":
+                waiting.add_metric([], count)
+            else:
+                rows.add_metric([fate], count)
         yield from (rows, waiting)
         lookups = CounterMetricFamily("classy_recall_lookups", "Photos looked up in memory.", labels=["found"])
         recalled = self.recall()

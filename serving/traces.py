@@ -6,10 +6,12 @@ variables of the specification: https://opentelemetry.io/docs/specs/otel/configu
 """
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+import time
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from serving.photos import Photo
 from serving.problems import Problem
 
 if TYPE_CHECKING:
@@ -140,6 +142,40 @@ def _real(name: str, parent: "Context | None", attributes: dict[str, Any]) -> It
     given = {f"classy.{key}": value for key, value in attributes.items()}
     with _tracer.start_as_current_span(name, context=parent, attributes=given, record_exception=False) as inner:
         yield Span(inner)
+
+
+def told(name: str, photos: Sequence[Photo], stages: Sequence[str], **attributes: Any) -> None:
+    """Spans of work that threads did for a request, made from the times that they took; called when it is done.
+
+    A lane's thread works for several requests at once, so that no span of its own could have one parent. The stages
+    followed each other and the last one has just ended: they become spans below the current one.
+
+    Args:
+        name: of the lane, before the stage's: `classifier queue`, `classifier model`.
+        photos: of the request; the slowest of them is what it waited for.
+        stages: names in `Photo.seconds`, in order.
+    """
+    if _tracer is None or not photos:
+        return
+    slowest = max((photo.seconds for photo in photos), key=lambda spent: sum(spent.get(stage, 0.0) for stage in stages))
+    given = {f"classy.{key}": value for key, value in {"photos": len(photos), **attributes}.items()}
+    begins = time.time_ns() - round(1e9 * sum(slowest.get(stage, 0.0) for stage in stages))
+    for stage in stages:
+        if stage in slowest:
+            ends = begins + round(1e9 * slowest[stage])
+            _tracer.start_span(f"{name} {stage}", start_time=begins, attributes=given).end(ends)
+            begins = ends
+
+
+def about(photos: Sequence[Photo], **attributes: Any) -> dict[str, Any]:
+    """What a request's span says: how many photos, who answered them, how many have problems."""
+    found: dict[str, Any] = {**attributes, "photos": len(photos)}
+    if wrong := sum(photo.problem is not None for photo in photos):
+        found["problems"] = wrong
+    answered = next((photo for photo in photos if photo.arm), None)
+    if answered is not None:
+        found |= {"arm": answered.arm, "version": answered.model_version}
+    return found
 
 
 def here() -> "Context | None":
