@@ -283,6 +283,9 @@ class TorchvisionCandidate(NetworkCandidate):
     """A name that `torchvision.models.get_model` knows, such as `resnet18`."""
     weights: str = ""
     """Published weights such as `IMAGENET1K_V1` (downloaded), a path to safetensors, or empty for none."""
+    pixels: Literal["torchvision", "caffe"] = "torchvision"
+    """What the network is told of a pixel: red, green, blue, scaled to the training images' (or the weights') mean and
+    spread; or, for weights that came from Caffe, blue, green, red from 0 to 255 less a fixed mean."""
 
 
 Candidate = Annotated[SklearnCandidate | ResnetCandidate | TorchvisionCandidate, Field(discriminator="kind")]

@@ -60,10 +60,11 @@ def standardise(model: Classifier, train: Split, *, pixels: bool = True, batch: 
     """Put the training rows' statistics into the module's buffers.
 
     Args:
-        pixels: False keeps the colour statistics that published weights came with.
+        pixels: False keeps the colour statistics that published weights came with. Those of a Caffe-style network are
+            always kept.
         most: images that are looked at, evenly over the split.
     """
-    if pixels:
+    if pixels and not model.caffe:
         sample = np.unique(np.linspace(0, len(train) - 1, min(len(train), most)).astype(int))
         parts = [pixel_statistics(train.images[part]) for part in np.array_split(sample, max(1, len(sample) // batch))]
         means = np.array([mean for mean, _ in parts])

@@ -47,7 +47,7 @@ class ModelSpec:
     size: int
     """Side S of the canonical image, in pixels."""
     options: dict[str, Any] = field(default_factory=dict)
-    """sklearn: pixels. resnet: width, blocks. torchvision: architecture, side."""
+    """sklearn: pixels. resnet: width, blocks. torchvision: architecture, side, and pixels = "caffe" for such a one."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,10 +64,14 @@ class Classifier(nn.Module):
         self.pixel_std: Tensor
         self.context_mean: Tensor
         self.context_std: Tensor
+        self.caffe = spec.options.get("pixels") == "caffe"
+        """Takes blue-green-red, 0 to 255, less a fixed mean, as networks of Caffe's days do."""
         self.register_buffer("pixel_mean", torch.full((3,), 0.5))
         self.register_buffer("pixel_std", torch.full((3,), 0.25))
         self.register_buffer("context_mean", torch.zeros(spec.context))
         self.register_buffer("context_std", torch.ones(spec.context))
+        if self.caffe:
+            self.set_pixels(CAFFE_MEAN, CAFFE_STD)
         self.head = Head(width, spec)
 
     def set_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -84,7 +88,8 @@ class Classifier(nn.Module):
     def pixels(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] → normalised float [N, 3, H, W]; the strides are channels-last as they come."""
         scale = 1.0 / (255.0 * self.pixel_std)
-        return (image.float() * scale - self.pixel_mean / self.pixel_std).permute(0, 3, 1, 2)
+        pixels = (image.float() * scale - self.pixel_mean / self.pixel_std).permute(0, 3, 1, 2)
+        return pixels.flip(1) if self.caffe else pixels
 
     def known(self, context: Tensor) -> Tensor:
         """Raw context → standardised and clipped [N, F]."""
@@ -212,6 +217,11 @@ LEAST_SIDE = {"alexnet": 64, "googlenet": 64, "inception_v3": 96, "squeezenet": 
 PRETRAINED_SIDE = 112
 """Published weights saw 224 pixels: half of that keeps most of what they know at a quarter of the cost."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE_MEAN, CAFFE_STD = (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)
+"""In red, green, blue, as shares of 255: of the VGG networks' own publication (Simonyan & Zisserman 2014), which take
+blue first and are scaled by nothing."""
+VGG_SIDE = 224
+"""Below it a VGG goes without its two 4,096-wide layers: nine tenths of its weights, made for a 7 × 7 map."""
 
 
 class TorchvisionBody(nn.Module):
@@ -221,6 +231,9 @@ class TorchvisionBody(nn.Module):
         super().__init__()
         self.side = side
         self.network = _network(architecture)
+        if isinstance(self.network, torchvision.models.VGG) and side < VGG_SIDE:
+            self.network.avgpool = nn.AdaptiveAvgPool2d(1)
+            self.network.classifier = nn.Sequential(nn.Linear(512, 1))
         self.width = _cut_classifier(self.network, architecture)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -285,7 +298,8 @@ def load_weights(model: Classifier, weights: str) -> None:
             f"another shape, such as {missing[0]}"
         )
     body.network.load_state_dict(state)
-    model.set_pixels(IMAGENET_MEAN, IMAGENET_STD)
+    if not model.caffe:
+        model.set_pixels(IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -113,7 +113,8 @@ def _options(candidate: Candidate, size: int) -> dict[str, Any]:
     if isinstance(candidate, ResnetCandidate):
         return {"width": candidate.width, "blocks": list(candidate.blocks)}
     side = torchvision_side(candidate.architecture, size, pretrained=bool(candidate.weights))
-    return {"architecture": candidate.architecture, "side": side}
+    options = {"architecture": candidate.architecture, "side": side}
+    return {**options, "pixels": "caffe"} if candidate.pixels == "caffe" else options
 
 
 def _fit_options(recipe: Recipe, candidate: NetworkCandidate, data: SnapshotData, precision: str) -> FitOptions:
