@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
         ("probabilities", pa.list_(pa.float32())),
         ("embedding", pa.list_(pa.float32())),
         ("defaulted", pa.bool_()),
+        ("content_hash", pa.string()),
+        ("context", pa.list_(pa.float32())),
         *((stat, pa.float64()) for stat in STATS),
     ]
 )
@@ -183,17 +185,24 @@ def _batches(
                 answer = model.predict(
                     np.ascontiguousarray(images[rows["row"].to_numpy()]), context[first : first + BATCH]
                 )
-                yield _as_batch(
-                    rows, answer.probabilities, answer.embedding, defaulted[first : first + BATCH], classes, generation
-                )
+                told = _Told(context[first : first + BATCH], defaulted[first : first + BATCH])
+                yield _as_batch(rows, answer.probabilities, answer.embedding, told, classes, generation)
                 bar.update(len(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What the model was told beside the pictures, float32 [N, F], and whose sender was unknown, bool [N]."""
+
+    context: np.ndarray
+    defaulted: np.ndarray
 
 
 def _as_batch(
     rows: pd.DataFrame,
     probabilities: np.ndarray,
     embedding: np.ndarray,
-    defaulted: np.ndarray,
+    told: "_Told",
     classes: np.ndarray,
     generation: int,
 ) -> pa.RecordBatch:
@@ -206,7 +215,10 @@ def _as_batch(
         "confidence": probabilities.max(axis=1),
         "probabilities": list(probabilities.astype(np.float32)),
         "embedding": list(embedding.astype(np.float32)),
-        "defaulted": defaulted,
+        "defaulted": told.defaulted,
+        # A shard of an older Classy may not say it: then nobody is answered from memory with this row.
+        "content_hash": rows["sha256"].to_numpy() if "sha256" in rows else [None] * len(rows),
+        "context": list(told.context),
         **{stat: rows[stat].to_numpy(float) for stat in STATS},
     }
     return pa.RecordBatch.from_pandas(pd.DataFrame(columns), SCHEMA, preserve_index=False)
@@ -241,6 +253,8 @@ def _publish(
         "probabilities",
         "defaulted",
     ]
+    newer = {"content_hash": None, "context": None}  # an older Classy scored without them
     with pq.ParquetFile(folder / PREDICTIONS) as table:
+        kept += [name for name in newer if name in table.schema_arrow.names]
         for batch in table.iter_batches(batch_size=2_000, columns=kept):
-            store.upsert_predictions({**row, **common} for row in batch.to_pylist())
+            store.upsert_predictions({**newer, **row, **common} for row in batch.to_pylist())

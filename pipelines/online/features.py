@@ -4,12 +4,13 @@ The context is made by the transform that made the training rows (`feature_repo.
 not do is done here: a profile that is too old counts as none, and profiles are kept in memory for a few seconds.
 """
 
+import math
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -49,6 +50,8 @@ class _Known:
     profile: Profile | None
     until: float
     """When it is asked again, by the clock."""
+    names: dict[bool, str] = field(default_factory=dict)
+    """Fingerprints, by whether the profile is young enough."""
 
 
 class OnlineFeatures:
@@ -74,6 +77,7 @@ class OnlineFeatures:
         self._looked = -LOOK_S
         self._refused: tuple[float, str] | None = None
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._nobody = _Known(None, math.inf)
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -130,23 +134,20 @@ class OnlineFeatures:
             Problem: (503) the store cannot be read.
         """
         store = self._store()
-        return self._named(store, self._profiles(store, {sender}, at)[sender])
+        found = self.remembered(sender, at)
+        return found or _name(store.handle, self._profiles(store, {sender}, at)[sender])
 
     def remembered(self, sender: str, at: datetime) -> str | None:
         """`fingerprint`, or None where the store would have to be read: for an event loop, which must not wait."""
         store = self._opened
-        if store is None:
+        known = self._known.get(sender) if sender else self._nobody
+        if store is None or known is None or known.until <= self._clock():
             return None
-        if not sender:
-            return self._named(store, NOTHING)
-        known = self._known.get(sender)
-        if known is None or known.until <= self._clock():
-            return None
-        return self._named(store, known.profile.at(at, store.handle.max_age) if known.profile else NOTHING)
-
-    def _named(self, store: _Open, profile: dict[str, object]) -> str:
-        rows, _ = features.contexts(store.handle, {name: [0.0] for name in STATS}, [profile])
-        return fingerprint_of(rows[0])
+        profile = known.profile.at(at, store.handle.max_age) if known.profile else NOTHING
+        young = profile is not NOTHING
+        if young not in known.names:
+            known.names[young] = _name(store.handle, profile)
+        return known.names[young]
 
     # ------------------------------------------------------------------------------------------- profiles
 
@@ -222,6 +223,7 @@ class OnlineFeatures:
                 raise self._unavailable(why) from error
             with self._lock:
                 self._known.clear()
+                self._nobody = _Known(None, math.inf)
             self._refused = None
             self._opened = _Open(handle, reader, state)
             return self._opened
@@ -231,6 +233,11 @@ class OnlineFeatures:
 
     def _unavailable(self, why: str) -> Problem:
         return Problem("unavailable", f"features: {why}", detail="features", retry_after=AGAIN_S)
+
+
+def _name(handle: Features, profile: dict[str, object]) -> str:
+    rows, _ = features.contexts(handle, {name: [0.0] for name in STATS}, [profile])
+    return fingerprint_of(rows[0])
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -49,12 +49,16 @@ class SqlLog:
     """A `serving.seams.PredictionLog` on Classy's database. `start` it in the process that uses it.
 
     Args:
+        worker: this process's number among several, for whoever looks at the threads.
         queue, spool_bytes: bounds in memory (rows) and on disk; tests make them small.
     """
 
-    def __init__(self, settings: Settings, *, queue: int = QUEUE, spool_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, settings: Settings, *, worker: int = 0, queue: int = QUEUE, spool_bytes: int = MAX_BYTES
+    ) -> None:
         self._url = _patient(settings.database_url)
         self._root = Path(settings.home) / "serving" / "spool"
+        self._worker = worker
         self._max_queue = queue
         self._spool_bytes = spool_bytes
         self._queue: deque[Mapping[str, Any]] = deque()
@@ -119,8 +123,8 @@ class SqlLog:
     def start(self) -> None:
         """Start the two threads."""
         self._threads = [
-            threading.Thread(target=self._run_files, name="log-files", daemon=True),
-            threading.Thread(target=self._run_database, name="log-database", daemon=True),
+            threading.Thread(target=self._run_files, name=f"log-files-{self._worker}", daemon=True),
+            threading.Thread(target=self._run_database, name=f"log-database-{self._worker}", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
