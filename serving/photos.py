@@ -174,12 +174,22 @@ def _spread(photos: list[Photo], name: str, values: list[bytes]) -> None:
         if name == "photo":
             photo.photo = value
         elif name == "error":
-            photo.problem = Problem.from_json(orjson.loads(value)) if value else None
+            photo.problem = _problem(value) if value else None
         else:
             try:
                 setattr(photo, name, value.decode())
             except UnicodeDecodeError:
                 raise Problem("bad_request", f"input {name}: {value[:20]!r} is not UTF-8") from None
+
+
+def _problem(value: bytes) -> Problem:
+    try:
+        found = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise Problem("bad_request", f"input error: {value[:20]!r} is not a problem as JSON; leave it empty, or away")
+    return Problem.from_json(found)
 
 
 def write_tensors(photos: Sequence[Photo], names: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> list[Tensor]:

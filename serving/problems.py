@@ -62,10 +62,10 @@ class Problem(Exception):
     @classmethod
     def from_json(cls, given: dict[str, Any]) -> "Problem":
         """What `as_json` gave, in another process."""
-        reason = given.get("reason", "internal")
+        reason, wait = given.get("reason"), given.get("retry_after")
         return cls(
-            reason if reason in KINDS else "internal",
+            reason if isinstance(reason, str) and reason in KINDS else "internal",
             str(given.get("message", "")),
             detail=str(given.get("detail", "")),
-            retry_after=given.get("retry_after"),
+            retry_after=float(wait) if isinstance(wait, int | float) else None,
         )
