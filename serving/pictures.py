@@ -40,6 +40,12 @@ def picture_stats(image: np.ndarray, *, width: int, height: int) -> dict[str, fl
     }
 
 
+def picture_figures(image: np.ndarray, *, width: int, height: int) -> np.ndarray:
+    """`picture_stats` as float32 [len(STATS)], in the order of STATS."""
+    found = picture_stats(image, width=width, height=height)
+    return np.fromiter(found.values(), np.float32, len(STATS))
+
+
 def perceptual_hash(image: np.ndarray) -> str:
     """64-bit pHash of a canonical image (uint8 [S, S, 3]) as 16 hex digits: near pictures differ in few bits."""
     return str(imagehash.phash(Image.fromarray(image)))

@@ -1,0 +1,111 @@
+"""The component that turns bytes into the canonical image, and says what can be said of a photo without a model."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from serving.canonical import BadImage, ImageSpec, canonicalise_with_header
+from serving.components.base import Call, Component, Shapes
+from serving.lanes import Lane
+from serving.photos import Photo
+from serving.pictures import STATS, picture_figures
+from serving.problems import Problem
+
+REASONS: dict[str, str] = {
+    "too_many_bytes": "too_large",
+    "too_many_pixels": "too_large",
+    "format": "unsupported",
+    "not_an_image": "unsupported",
+}
+"""BadImage's reason → the Problem's; any other is `unprocessable`."""
+
+_Job = tuple[Photo, ImageSpec]
+
+
+def as_problem(error: BadImage) -> Problem:
+    """What to tell who sent the photo."""
+    return Problem(REASONS.get(error.reason, "unprocessable"), f"photo: {error}", detail=error.reason)
+
+
+class Preprocessor(Component):
+    """photo → image, image_spec, stats, content_hash.
+
+    Args:
+        spec: of the canonical image, or what gives the present one: another model may want another.
+        threads: that decode at once. Pillow leaves the interpreter to others while it decodes.
+        queue: photos that wait; the next one is told to come again.
+        batch: photos that one thread takes at once.
+    """
+
+    name = "preprocessor"
+    takes = ("photo",)
+    gives = ("image", "image_spec", "stats", "content_hash", "error")
+
+    def __init__(
+        self,
+        spec: ImageSpec | Callable[[], ImageSpec],
+        *,
+        threads: int = 1,
+        queue: int = 256,
+        batch: int = 4,
+        limit: int = 64,
+    ) -> None:
+        self._spec: Callable[[], ImageSpec] = (lambda: spec) if isinstance(spec, ImageSpec) else spec
+        self.limit = limit
+        self.lane: Lane[_Job, None] = Lane(self._work, name="preprocessor", batch=batch, queue=queue, threads=threads)
+
+    async def apply(self, photos: Sequence[Photo], call: Call) -> None:
+        wanted = [photo for photo in photos if photo.open and photo.image is None]
+        if not wanted:
+            return
+        spec = self._spec()
+        jobs: list[_Job] = []
+        for photo in wanted:
+            if photo.photo is None:
+                photo.problem = Problem("bad_request", "photo: is missing; send the photo's bytes")
+            else:
+                jobs.append((photo, spec))
+        with call.stage("preprocess"):
+            answers = await self.lane.submit_many(jobs, deadline=call.deadline)
+        for (photo, _), answer in zip(jobs, answers, strict=True):
+            if isinstance(answer, Problem):
+                photo.problem = answer
+
+    def _work(self, jobs: list[_Job]) -> list[Problem | None]:
+        return [self._prepare(photo, spec) for photo, spec in jobs]
+
+    def _prepare(self, photo: Photo, spec: ImageSpec) -> Problem | None:
+        start = time.perf_counter()
+        data = photo.photo or b""
+        try:
+            header, image = canonicalise_with_header(data, spec)
+        except BadImage as error:
+            return as_problem(error)
+        photo.stats = picture_figures(image, width=header.width, height=header.height)
+        photo.content_hash = photo.content_hash or hashlib.sha256(data).hexdigest()
+        photo.image_spec = spec.digest()
+        photo.image = image
+        photo.seconds["preprocess"] = time.perf_counter() - start
+        return None
+
+    def shapes(self) -> Shapes:
+        size = self._spec().size
+        return {"image": (size, size, 3)}
+
+    def properties(self) -> dict[str, Any]:
+        spec = self._spec()
+        return {
+            "image_spec": spec.digest(),
+            "size": spec.size,
+            "fit": spec.fit,
+            "max_bytes": spec.max_bytes,
+            "max_pixels": spec.max_pixels,
+            "stats": list(STATS),
+        }
+
+    async def start(self) -> None:
+        self.lane.start()
+
+    async def stop(self) -> None:
+        await self.lane.stop()
