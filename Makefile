@@ -48,7 +48,7 @@ bench: install ## the long measurements, into var/bench
 docs: install ## the tests that keep README and docs true
 	$(RUN) pytest tests/test_docs.py
 
-up: install ## Airflow and MLflow with their pages
+up: install ## Airflow, MLflow and the live server with their pages
 	$(RUN) classy up
 
 down: install ## stop them

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from monitoring.stores import StoreError
 from pipelines.online import workers
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -64,7 +65,9 @@ def run(
         ray.run(settings, recipe, ready=ready, say=say)
         return
     if worker >= 0 or settings.workers == 1:
-        asyncio.run(_serve(settings, recipe, component, onward, worker, ready))
+        from serving import listen
+
+        listen.run(_serve(settings, recipe, component, onward, worker, ready, say))
         return
     _fleet(settings, recipe, component, onward, ready, say)
 
@@ -92,7 +95,7 @@ def _fleet(
         if onward:
             arguments += ["--next", ",".join(onward)]
         fixed = {"CLASSY_HOME": str(settings.home), "CLASSY_REST_PORT": str(rest), "CLASSY_GRPC_PORT": str(grpc)}
-        key_file = _key_file(settings, component)
+        key_file = _key_file(settings, component, say)
         workers.supervise(
             arguments,
             workers=settings.workers,
@@ -103,7 +106,13 @@ def _fleet(
 
 
 async def _serve(
-    settings: Settings, recipe: Recipe, component: str, onward: Sequence[str], worker: int, ready: Show
+    settings: Settings,
+    recipe: Recipe,
+    component: str,
+    onward: Sequence[str],
+    worker: int,
+    ready: Show,
+    say: Callable[[str], None],
 ) -> None:
     from pipelines.online.assembly import assemble, clean_metrics
     from serving.listen import serve
@@ -111,7 +120,7 @@ async def _serve(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if worker < 0:
         clean_metrics(settings)
-    key_file = _key_file(settings, component)
+    key_file = _key_file(settings, component, say)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -136,12 +145,16 @@ async def _serve(
         )
 
 
-def _key_file(settings: Settings, component: str) -> str | None:
+def _key_file(settings: Settings, component: str, say: Callable[[str], None]) -> str | None:
     if settings.auth == "off" or component not in ("classy", "classifier"):
         return None
     from pipelines.online.keys import first_key, local_key_file
 
-    first_key(settings)
+    try:
+        first_key(settings)
+    except StoreError as error:
+        say(f"no key for this machine was made: {error}")
+        return None
     return str(local_key_file(settings))
 
 

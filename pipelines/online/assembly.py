@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serving.components.preprocessor import Preprocessor
+
 from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
@@ -25,7 +27,6 @@ from serving.components.base import Component
 from serving.components.downloader import Downloader
 from serving.components.hops import HopError, Onward, open_hops
 from serving.components.pipeline import Pipeline
-from serving.components.preprocessor import Preprocessor
 from serving.fetching import Fetcher, FetchLimits
 from serving.metrics import Metrics
 from serving.seams import Gate
@@ -75,7 +76,8 @@ async def assemble(
     onward: Sequence[str] = (),
     worker: int = 0,
 ) -> AsyncIterator[Made]:
-    """The parts of one process, started; stopped in reverse when the block ends, the log last.
+    """The parts of one process. What stands behind the components is started, and stopped in reverse when the block
+    ends, the log last; the components themselves are started and stopped by whoever listens.
 
     Args:
         component: `classy` for all of it, or one of COMPONENTS as a process of its own.
@@ -113,8 +115,6 @@ async def assemble(
         metrics.watch(lanes=partial(_lanes, served))
         metrics.start()
         stack.callback(metrics.stop)
-        await server.start()
-        stack.push_async_callback(server.stop)
         yield Made(server=server, metrics=metrics)
 
 
@@ -165,7 +165,7 @@ async def _answering(
     settings: Settings, recipe: Recipe, metrics: Metrics, stack: AsyncExitStack, worker: int
 ) -> _Answering:
     """Models that follow the ledger, with features, the log and what is remembered."""
-    from pipelines.online import answers, deployments, features, guard, packages
+    from pipelines.online import answers, deployments, features, packages
     from pipelines.online.log import SqlLog
     from serving.components.classifier import Classifier
     from serving.engines.loaded import Loaded
