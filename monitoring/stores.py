@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import URL, Engine, Table, create_engine, event, func, select
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError
@@ -106,6 +106,12 @@ class Store:
             ) from error
 
     # -------------------------------------------------------------------------------------------- reads
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to ask with; a database that does not answer is a StoreError."""
+        with _spoken(self.engine), self.engine.connect() as connection:
+            yield connection
 
     def _rows(self, statement: Any) -> list[dict[str, Any]]:
         with _spoken(self.engine), self.engine.connect() as connection:

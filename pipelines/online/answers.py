@@ -1,4 +1,4 @@
-"""Answers that were given before, for `serving.recall`: what batch scoring and earlier requests wrote into `predictions`.
+"""Answers given before, for `serving.recall`: what batch scoring and earlier requests wrote into `predictions`.
 
 A row counts only with the photo's SHA-256 and the context that the model was told: from the context comes the
 fingerprint of the features, so an answer is given again only where they are what they were.
@@ -42,7 +42,7 @@ class _Reader:
         if self._seen.get(run_id) == state:
             return
         rows = select(*(predictions.c[name] for name in COLUMNS)).where(chosen)
-        with self._store.engine.connect() as connection:
+        with self._store.reading() as connection:
             for row in connection.execute(rows.order_by(predictions.c.predicted_at.desc()).limit(limit)).mappings():
                 if row["context"] is not None:  # JSON null is no SQL null
                     yield row["content_hash"], _answer(row)
@@ -70,7 +70,7 @@ class _Reader:
         counted = select(func.count(), func.max(predictions.c.predicted_at)).where(
             chosen, predictions.c.channel == "batch"
         )
-        with store.engine.connect() as connection:
+        with store.reading() as connection:
             return tuple(connection.execute(counted).one())
 
 
