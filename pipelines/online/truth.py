@@ -113,7 +113,7 @@ def _verdict(old: Mapping[str, Any] | None, row: Mapping[str, Any]) -> str:
 
 
 def _known(store: Store, image_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     with store.reading() as connection:
         for chunk in _chunks(image_ids):
             statement = select(ground_truth).where(ground_truth.c.image_id.in_(chunk))

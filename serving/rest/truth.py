@@ -17,6 +17,7 @@ from serving.server import Server
 
 MOST = 10_000
 """Labels of one request."""
+MOST_BYTES = 8_000_000
 LONGEST = 256
 """Letters of an id or a label."""
 AHEAD = timedelta(minutes=1)
@@ -91,20 +92,19 @@ def router(server: Server, *, clock: Callable[[], datetime] = lambda: datetime.n
         if sink is None:
             raise Problem("not_found", "ground truth: this server takes none; send it to the one that classifies")
         body = await read_body(server, request)
-        found = read_labels(body, request.headers.get("content-type", ""), said_by=identity.subject, now=clock())
-        rows, rejected = found
-        answer = await asyncio.to_thread(sink.write, rows) if rows else dict.fromkeys(_COUNTS, 0)
-        told = {name: answer[name] for name in _COUNTS}
-        told["rejected"] = sorted([*rejected, *answer.get("rejected", ())], key=lambda one: one["row"])
-        status = 200 if told["accepted"] else 422
-        if status == 422:
-            told["error"] = f"no label could be taken: {told['rejected'][0]['message']}"
-        return Response(orjson.dumps(told), status_code=status, media_type="application/json")
+        kind = request.headers.get("content-type", "")
+        rows, rejected = read_labels(body, kind, said_by=identity.subject, now=clock())
+        answer = await asyncio.to_thread(sink.write, rows) if rows else _NOTHING
+        rejected = sorted([*rejected, *answer["rejected"]], key=lambda one: one["row"])
+        told: dict[str, Any] = {**answer, "rejected": rejected}
+        if not answer["accepted"]:
+            told["error"] = f"no label could be taken: {rejected[0]['message']}"
+        return Response(orjson.dumps(told), status_code=422 if "error" in told else 200, media_type="application/json")
 
     return routes
 
 
-_COUNTS = ("accepted", "new", "changed", "unchanged", "unknown")
+_NOTHING: dict[str, Any] = {"accepted": 0, "new": 0, "changed": 0, "unchanged": 0, "unknown": 0, "rejected": []}
 
 
 def read_labels(
@@ -119,6 +119,8 @@ def read_labels(
     Raises:
         Problem: (400) the body as a whole cannot be read, (413) it has too many.
     """
+    if len(body) > MOST_BYTES:
+        raise Problem("too_large", f"the body has {len(body)} bytes; send at most {MOST_BYTES}, or fewer labels")
     given = _given(body, content_type)
     if not given:
         raise Problem("bad_request", 'the body has no labels; send {"image_id": "…", "label": "…"} or a list of such')
@@ -135,9 +137,10 @@ def read_labels(
 
 def _given(body: bytes, content_type: str) -> list[Any]:
     if content_type.split(";")[0].strip().lower() in LINES:
-        # One too many is enough to refuse them all.
-        lines = [line for line in body.split(b"\n", 2 * MOST) if line.strip()]
-        return [_line(line) for line in lines]
+        lines = body.split(b"\n", 2 * MOST)
+        if len(lines) > 2 * MOST:
+            raise Problem("too_large", f"more than {MOST} labels in one request; send at most {MOST}")
+        return [_line(line) for line in lines if line.strip()]
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
