@@ -13,6 +13,6 @@ class Photos:
     def __init__(self) -> None:
         self.classify = load()
 
-    @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=100)
+    @bentoml.api(batchable=True, max_batch_size=16)
     def predict(self, photos: list[Path]) -> list[str]:
         return self.classify([photo.read_bytes() for photo in photos])

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +34,8 @@ class Peer:
     name: str
     path: str
     """Where photos are sent."""
+    ready: str
+    """What answers 200 when it can work."""
     command: Callable[[Path, Path, int], list[str]]
     """Environment's bin, a folder for its files, port → the command."""
     body: Callable[[bytes], tuple[bytes, str]]
@@ -94,6 +95,7 @@ PEERS: dict[str, Peer] = {
         Peer(
             name="fastapi",
             path="/predict",
+            ready="/openapi.json",
             command=lambda bin_, _, port: [
                 str(bin_ / "uvicorn"), "benchmarks.peers.fastapi_app:app", "--port", str(port),
                 "--workers", str(workers()), "--no-access-log", "--log-level", "warning",
@@ -104,6 +106,7 @@ PEERS: dict[str, Peer] = {
         Peer(
             name="mlflow",
             path="/invocations",
+            ready="/ping",
             prepare=lambda bin_, folder, _: [
                 str(bin_ / "python"), "-m", "benchmarks.peers.mlflow_model", str(folder / "model"),
             ],
@@ -117,6 +120,7 @@ PEERS: dict[str, Peer] = {
         Peer(
             name="mlserver",
             path="/v2/models/photos/infer",
+            ready="/v2/models/photos/ready",
             prepare=_mlserver_files,
             command=lambda bin_, folder, _: [str(bin_ / "mlserver"), "start", str(folder)],
             body=lambda photo: _json(
@@ -128,6 +132,7 @@ PEERS: dict[str, Peer] = {
         Peer(
             name="litserve",
             path="/predict",
+            ready="/health",
             command=lambda bin_, *_: [str(bin_ / "python"), "-m", "benchmarks.peers.litserve_app"],
             body=lambda photo: _json({"image_data": _text(photo)}),
             label=lambda said: said["label"],
@@ -135,6 +140,7 @@ PEERS: dict[str, Peer] = {
         Peer(
             name="bentoml",
             path="/predict",
+            ready="/readyz",
             command=lambda bin_, _, port: [
                 str(bin_ / "bentoml"), "serve", "benchmarks.peers.bentoml_service:Photos",
                 "--host", "127.0.0.1", "--port", str(port),
@@ -145,6 +151,7 @@ PEERS: dict[str, Peer] = {
         Peer(
             name="ray",
             path="/",
+            ready="/-/healthz",
             command=lambda bin_, *_: [str(bin_ / "python"), "-m", "benchmarks.peers.ray_app"],
             body=lambda photo: (photo, "image/jpeg"),
             label=lambda said: said["label"],
@@ -186,7 +193,7 @@ def running(peer: Peer, flavour: Flavour, package: Path, folder: Path, *, patien
             peer.command(bin_, folder, port), env=env, cwd=folder, stdout=out, stderr=out, start_new_session=True
         )
     try:
-        _wait(process, port, log, patience)
+        _wait(process, f"http://127.0.0.1:{port}{peer.ready}", log, patience)
         yield port
     finally:
         end(process)
@@ -210,8 +217,7 @@ def _environment(bin_: Path, package: Path, flavour: Flavour, port: int) -> dict
     }
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path, patience: float) -> None:
-    """Until anything answers HTTP there: what it says is not yet asked."""
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, patience: float) -> None:
     until = time.monotonic() + patience
     while time.monotonic() < until:
         if process.poll() is not None:
@@ -219,11 +225,9 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path, patience: floa
                 f"ended with {process.returncode}: {' '.join(log.read_text(errors='replace').split())[-300:]}"
             )
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).close()
+            urllib.request.urlopen(url, timeout=2).close()
             return
-        except urllib.error.HTTPError:
-            return
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # nobody listens yet, or what answers is not ready
             process_waits(process, 0.2)
     raise Missing(f"did not answer in {patience:.0f} s: {' '.join(log.read_text(errors='replace').split())[-300:]}")
 
