@@ -17,7 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from serving.components.base import Call
 from serving.metrics_files import Files, plain
 from serving.photos import Photo
-from serving.problems import KINDS, Problem
+from serving.problems import Problem
 
 if TYPE_CHECKING:
     from serving.versions.arms import Arms
@@ -271,7 +271,7 @@ class Watched:
         )
         weight = GaugeMetricFamily("classy_arm_weight_ratio", "Share of senders that an arm answers.", labels=["arm"])
         generation = GaugeMetricFamily("classy_generation_number", "The generation that serves.")
-        behind = GaugeMetricFamily("classy_arms_refused", "1 while what the ledger says last could not be loaded.")
+        behind = GaugeMetricFamily("classy_deployment_refused", "1 while the newest deployment could not be loaded.")
         lineup = self.arms.lineup if self.arms is not None else None
         if self.arms is not None and lineup is not None:
             for arm in lineup.arms():
@@ -310,7 +310,3 @@ class Watched:
             count.add_metric([], self.keys.count)
             age.add_metric([], self.keys.age_s)
         yield from (count, age)
-
-
-STATUSES = (200, *sorted({kind.status for kind in KINDS.values()}))
-"""What `status` may be."""

@@ -19,7 +19,7 @@ EACH_S = 1.0
 OF_ONE = ("process_",)
 """Names of what is a process's own: shown for each worker, under a label `worker`."""
 LARGEST = ("classy_build_info", "classy_arm_info", "classy_arm_weight_ratio", "classy_generation_number",
-           "classy_arms_refused", "classy_api_keys", "classy_api_keys_age_seconds")  # fmt: skip
+           "classy_deployment_refused", "classy_api_keys", "classy_api_keys_age_seconds")  # fmt: skip
 """Gauges that say the same in every worker: the largest is shown. Other gauges and all counters are added up."""
 SMALLEST = ("classy_ready",)
 
