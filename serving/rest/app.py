@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from serving.problems import Problem
-from serving.rest import docs, v2
+from serving.rest import docs, page, v2
 from serving.rest.access import told_as_problems
 from serving.rest.body import Receive
 from serving.rest.infer import infer, path_of
@@ -73,6 +73,11 @@ def _rest(server: Server, metrics: "Metrics | None") -> FastAPI:
     told_as_problems(app)
     app.include_router(v2.router(server))
     app.include_router(docs.router())
+    app.include_router(page.router(server))
+    if server.truth is not None:
+        from serving.rest.truth import router as truth_router
+
+        app.include_router(truth_router(server))
     if metrics is not None:
         from serving.rest.metrics import router as metrics_router
 
