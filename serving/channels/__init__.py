@@ -22,8 +22,6 @@ from serving.wire import protobuf, rpc
 SCHEMES = ("grpc", "grpcs", "http", "https")
 PASSED_ON = ("authorization", "traceparent", "tracestate")
 """Headers of a request that go on with it."""
-PROBLEM = "classy-problem-bin"
-"""Trailing metadata with a problem as JSON."""
 _BY_CODE = {kind.code: reason for reason, kind in reversed(KINDS.items())}
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -192,7 +190,7 @@ class Rpc:
         try:
             return await self._call(method)(body, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            told = dict(error.trailing_metadata() or ()).get(PROBLEM)
+            told = dict(error.trailing_metadata() or ()).get(rpc.PROBLEM)
             if told is None and error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise Unreachable(f"{self.address}: {error.details()}") from error
             raise read_status(error.code().name, error.details() or "", told) from None

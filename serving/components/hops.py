@@ -56,8 +56,11 @@ def _address(name: str, address: str) -> str:
         raise HopError(f"hops: {name}: address {address!r}: write one of {', '.join(SCHEMES)}://host:port")
     if port is None and url.scheme.startswith("grpc"):
         raise HopError(f"hops: {name}: address {address!r}: has no port; gRPC needs one, such as :8001")
-    if url.path.strip("/") or url.query or url.fragment or url.username:
-        raise HopError(f"hops: {name}: address {address!r}: only scheme, host and port belong in it")
+    if url.path.strip("/") or url.query or url.fragment or "@" in url.netloc:
+        shown = (
+            f"{url.scheme}://{url.netloc.rpartition('@')[2]}"  # who wrote a password here shall not read it in a log
+        )
+        raise HopError(f"hops: {name}: address at {shown!r}: only scheme, host and port belong in it")
     return address.rstrip("/")
 
 
@@ -146,6 +149,7 @@ class Onward(Component):
         """Do this part, then go on; gives the names of the fields that the last one gives."""
         asked = call.parameters.get("next")
         names = self._default if asked is None else read_next(self.name, asked)
+        via = self._via(call)
         if names:
             self._hop(names[0])  # before any work: a name that is unknown here costs nothing
         await self.component.apply(photos, call)
@@ -156,7 +160,7 @@ class Onward(Component):
             if isinstance(hop, Onward | Remote):
                 # It goes on by itself. Where the request has said the way, it also says where the way ends.
                 rest = {"next": ",".join(names)} if names or asked is not None else {}
-                return await _ask(hop, photos, _onward(call, photos, rest))
+                return await _ask(hop, photos, _onward(call, photos, {**rest, "via": via}))
             await hop.apply(photos, call)
             gives = hop.gives
         return gives
@@ -174,6 +178,13 @@ class Onward(Component):
         outputs = write_tensors(photos, names, self.shapes())
         timing = {f"{name}_ms": round(1000 * seconds, 3) for name, seconds in call.seconds.items()}
         return InferResponse(request.model, outputs, version=request.version, id=request.id, parameters=timing)
+
+    def _via(self, call: Call) -> str:
+        """The way so far and this one: servers whose defaults point at each other must not go on for ever."""
+        before = [name for name in str(call.parameters.get("via", "")).split(",") if name]
+        if self.name in before or len(before) >= MOST:
+            raise Problem("bad_request", f"next: {' → '.join((*before[:MOST], self.name))} goes in circles")
+        return ",".join((*before, self.name))
 
     def _hop(self, name: str) -> Component:
         found = self._hops.get(name)

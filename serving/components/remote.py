@@ -47,8 +47,8 @@ KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 """What Classy's own components take and give, until a backend has said it itself."""
-PASSED_ON = ("arm", "version", "next")
-"""Parameters of a request that are for the component that answers in the end."""
+PASSED_ON = ("arm", "version", "next", "via")
+"""Parameters of a request that the next component needs: which model answers, where it goes and where it was."""
 EJECTED_S = 2.0
 LOOK_S = 2.0
 """Seconds between looks at the backends; half a second until the first one has answered."""
@@ -168,6 +168,7 @@ class Remote(Component):
             await self._look()
 
     async def _look(self) -> None:
+        """At every backend, at once."""
         await asyncio.gather(*(self._look_at(backend) for backend in self._backends))
 
     async def _look_at(self, backend: Backend) -> None:
@@ -198,6 +199,9 @@ class Remote(Component):
 
     async def ask(self, photos: Sequence[Photo], call: Call) -> tuple[str, ...]:
         """As `apply`; gives the names of the fields that were answered."""
+        if self._metadata is None:
+            # What it takes is not known yet: a field too few would be another request, one too many a wrong one.
+            await self._look()
         names = self.gives
         for alike in _alike([photo for photo in photos if photo.problem is None]):
             for start in range(0, len(alike), self.limit):
