@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, Ope
 from sqlalchemy.pool import NullPool
 
 from monitoring.bulk import insert_rows
-from monitoring.tables import decisions, deployments, golden_uses, ground_truth, predictions
+from monitoring.tables import arm_minutes, decisions, deployments, golden_uses, ground_truth, predictions
 
 CHUNK = 500  # rows a statement: SQLite allows 32,766 bound values
 WAIT_S = 30
@@ -87,6 +87,10 @@ class Store:
         self._upsert(golden_uses, [row], overwrite=False)
         statement = select(func.count().label("uses")).where(golden_uses.c.golden_hash == row["golden_hash"])
         return self._rows(statement)[0]["uses"]
+
+    def write_arm_minutes(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """How arms did by the minute; a worker's later word about a minute replaces its earlier one."""
+        return self._upsert(arm_minutes, list(rows), overwrite=True)
 
     def add_generation(self, row: Mapping[str, Any]) -> None:
         """Insert one row of `deployments`.

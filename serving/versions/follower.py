@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from serving.problems import Problem
 from serving.runtime import ModelError
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from serving.engines.loaded import Loaded
 
 Row = Mapping[str, Any]
+
+
+class Ledger(Protocol):
+    """Where a follower reads what is in production."""
+
+    def __call__(self) -> Row | None:
+        """The ledger's newest row, or None before the first; may block. Raises Problem where it is away."""
+
+    def last_known(self) -> Row | None:
+        """The row that was read last, before a restart too; may block."""
+
+
 LOG = logging.getLogger(__name__)
 NOTHING = "nothing is in production yet; `classy promote` makes the first generation"
 TRY_AGAIN_S = (2.0, 60.0)
@@ -34,7 +46,7 @@ class Follower:
     Args:
         arms: told of each change.
         shelf: where models are loaded.
-        deployments: the ledger's newest row, or None before the first; may block. Raises Problem where it is away.
+        deployments: the ledger. While it is away, what serves stays; a server that starts takes the last known row.
         wanted: versions to load beside what serves (version → run id); may block.
         every_s: between two looks.
         linger_s: how long a champion that took other images goes on to answer photos that were prepared for it.
@@ -44,7 +56,7 @@ class Follower:
         self,
         arms: Arms,
         shelf: Shelf,
-        deployments: Callable[[], Row | None],
+        deployments: Ledger,
         *,
         wanted: Callable[[], Mapping[str, str]] = dict,
         every_s: float = 1.0,
@@ -62,6 +74,7 @@ class Follower:
         self._linger_s = linger_s
         self._lock = asyncio.Lock()
         self._seen: tuple[int, dict[str, str]] | None = None
+        self._row: Row | None = None
         self._wait_s = TRY_AGAIN_S[0]
         self._again: float | None = None
         self._stopping = asyncio.Event()
@@ -100,17 +113,10 @@ class Follower:
 
     async def look(self) -> bool:
         """Read the ledger once and do what it says; True where something changed."""
-        try:
-            row, wanted = await asyncio.to_thread(self._read)
-            self.away = ""
-        except Problem as error:
-            self.away = error.message
-            if not self._arms.all():
-                self._arms.refused = error.message
-            return False
+        row, wanted = await asyncio.to_thread(self._read)
         if row is None:
             if not self._arms.all():
-                self._arms.refused = NOTHING
+                self._arms.refused = self.away or NOTHING
             return False
         async with self._lock:
             due = self._again is not None and time.monotonic() >= self._again
@@ -118,13 +124,21 @@ class Follower:
                 return False
             if self._seen is None or self._seen[0] != row["generation"]:
                 self._wait_s = TRY_AGAIN_S[0]
+            self._row = row
             changed = await self._arrange(row, wanted)
             self._seen = (row["generation"], wanted)
             self._plan_again()
             return changed
 
     def _read(self) -> tuple[Row | None, dict[str, str]]:
-        return self._deployments(), dict(self._wanted())
+        """In a thread. What serves is kept while the ledger is away: its row is taken for the newest."""
+        try:
+            row = self._deployments()
+            self.away = ""
+        except Problem as error:
+            self.away = error.message
+            row = self._row if self._row is not None else self._deployments.last_known()
+        return row, dict(self._wanted())
 
     def _plan_again(self) -> None:
         if not self._arms.refused and not self.unavailable:
