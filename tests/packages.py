@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from serving.canonical import ImageSpec
 from training.baseline import standardise
@@ -129,7 +130,7 @@ def _spec(kind: Kind, size: int, classes: int, context: int) -> ModelSpec:
         return ModelSpec(kind="sklearn", options={"pixels": 8}, **same)
     if kind == "resnet":
         return ModelSpec(kind="resnet", options={"width": 8, "blocks": [1, 1]}, **same)
-    architecture = "vgg11_bn" if kind == "caffe_vgg" else "mobilenet_v3_small"
+    architecture = "vgg11_bn" if kind == "caffe_vgg" else "squeezenet1_1"
     options = {"architecture": architecture, "side": torchvision_side(architecture, size, pretrained=False)}
     if kind == "caffe_vgg":
         options["pixels"] = "caffe"
@@ -139,10 +140,12 @@ def _spec(kind: Kind, size: int, classes: int, context: int) -> ModelSpec:
 def _settle(model: Classifier, rows: Split) -> None:
     """Let batch normalisation see the rows, and spread the answers: fresh weights say the same to every photo."""
     images, context = torch.tensor(rows.images[:]), torch.tensor(rows.context)
-    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # the mean of all passes, and one is enough
     with torch.no_grad():
-        for _ in range(20):
-            model(images, context)
+        model.train()
+        model(images, context)
         model.eval()
         logits, _ = model(images, context)
         model.head.classes.weight /= logits.std(dim=0).mean() / 2
