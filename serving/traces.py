@@ -139,9 +139,23 @@ def span(name: str, parent: "Context | None" = None, **attributes: Any) -> Abstr
 
 @contextmanager
 def _real(name: str, parent: "Context | None", attributes: dict[str, Any]) -> Iterator[Span]:
+    from opentelemetry.trace import StatusCode
+
     given = {f"classy.{key}": value for key, value in attributes.items()}
-    with _tracer.start_as_current_span(name, context=parent, attributes=given, record_exception=False) as inner:
-        yield Span(inner)
+    # What an error says may name a sender or a file: its kind is told, its words are not.
+    with _tracer.start_as_current_span(
+        name, context=parent, attributes=given, record_exception=False, set_status_on_exception=False
+    ) as inner:
+        try:
+            yield Span(inner)
+        except Problem as problem:
+            inner.set_attribute("classy.problem", problem.detail)
+            if problem.kind.status >= 500:
+                inner.set_status(StatusCode.ERROR, problem.detail)
+            raise
+        except Exception as error:
+            inner.set_status(StatusCode.ERROR, type(error).__name__)
+            raise
 
 
 def told(name: str, photos: Sequence[Photo], stages: Sequence[str], **attributes: Any) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from serving import traces
 from serving.components.base import Call, Component, Shapes
 from serving.messages import InferRequest, InferResponse
 from serving.photos import Photo
@@ -215,6 +216,7 @@ class Classifier(Component):
         start = time.perf_counter()
         await arm.loaded.classify(group.photos, prepare=self._look_up, deadline=call.deadline)
         seconds = time.perf_counter() - start
+        traces.told("classifier", group.photos, ("queue", "features", "model"), arm=arm.name, version=arm.version)
         for photo in group.photos:
             problem = photo.problem
             if problem is None:

@@ -178,6 +178,9 @@ async def _last_words(visit: Visit, send: Send, reply: Reply) -> None:
 
 async def _traced(visit: Visit, handler: Callable[[Visit], Awaitable[Reply]], name: str) -> Reply | None:
     given = {key.decode("latin-1"): value.decode("latin-1") for key, value in visit.headers.items()}
-    with traces.span(name, traces.extract(given)):
+    with traces.span(name, traces.extract(given)) as span:
         traces.inject(visit.call.headers)
-        return await visit.answer(handler)
+        try:
+            return await visit.answer(handler)
+        finally:
+            span.set(**traces.about(visit.call.photos, model=visit.model))

@@ -154,7 +154,7 @@ class Service:
             status = 499
             answer = b""
             try:
-                answer = await self._bounded(handler, data, asked)
+                answer = await self._bounded(handler, data, asked, traced=counted and traces.on())
                 status = 200
             except Problem as met:
                 problem = met
@@ -176,18 +176,21 @@ class Service:
 
         return grpc.unary_unary_rpc_method_handler(work)
 
-    async def _bounded(self, handler: Handler, data: bytes, asked: Asked) -> bytes:
+    async def _bounded(self, handler: Handler, data: bytes, asked: Asked, *, traced: bool) -> bytes:
         limit = self.server.limits.timeout_s
         left = asked.context.time_remaining()
         if left is not None:
             limit = min(limit, left)
         asked.call.deadline = time.monotonic() + limit
         async with asyncio.timeout(limit):
-            if not traces.on():
+            if not traced:
                 return await handler(data, asked)
-            with traces.span("grpc", traces.extract(asked.metadata)):
+            with traces.span("grpc", traces.extract(asked.metadata)) as span:
                 traces.inject(asked.call.headers)
-                return await handler(data, asked)
+                try:
+                    return await handler(data, asked)
+                finally:
+                    span.set(**traces.about(asked.call.photos, model=asked.model))
 
 
 def _timeout(request: InferRequest) -> float | None:
