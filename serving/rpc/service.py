@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PASSED_ON = ("traceparent", "tracestate")
+LONGEST = 800
+"""Letters of a message in a status."""
 Handler = Callable[[bytes, "Asked"], Awaitable[bytes]]
 
 
@@ -202,6 +204,11 @@ def _timeout(request: InferRequest) -> float | None:
 
 
 async def _refuse(context: Any, problem: Problem) -> None:
+    # Clients take 8 kB of trailing metadata, and the message is in it twice, percent-encoded once.
+    if len(problem.message) > LONGEST:
+        problem = Problem(
+            problem.reason, f"{problem.message[:LONGEST]}…", detail=problem.detail[:40], retry_after=problem.retry_after
+        )
     trailing: list[tuple[str, str | bytes]] = [(wire.PROBLEM, orjson.dumps(problem.as_json()))]
     if problem.retry_after is not None:
         trailing.append(("retry-after", f"{problem.retry_after:.3f}"))

@@ -13,7 +13,7 @@ import orjson
 from serving.messages import InferRequest, InferResponse, ModelMetadata, Parameters, Tensor, TensorSpec, Wanted
 from serving.problems import Problem
 from serving.wire.depth import check_depth
-from serving.wire.tensors import from_raw, from_values, shape_of, to_raw, to_values
+from serving.wire.tensors import check_name, from_raw, from_values, shape_of, to_raw, to_values
 
 HEADER_LENGTH = "inference-header-content-length"
 _VALUES = (bool, int, float, str)
@@ -83,6 +83,7 @@ def _input(given: Any, raw: memoryview) -> tuple[Tensor, int]:
     if not isinstance(given, dict):
         raise Problem("bad_request", f"inputs: has {_kind(given)}, must have tensors")
     name = _text(given, "name")
+    check_name(name)
     datatype = _text(given, "datatype")
     parameters = _parameters(given, f"input {name}: parameters")
     shape = shape_of(name, given.get("shape"))
@@ -115,6 +116,7 @@ def _wanted(found: dict[str, Any]) -> list[Wanted]:
         if not isinstance(given, dict):
             raise Problem("bad_request", f"outputs: has {_kind(given)}, must have objects with a name")
         name = _text(given, "name")
+        check_name(name)
         parameters = _parameters(given, f"output {name}: parameters")
         if parameters.get("classification") or _SHARED in parameters:
             raise Problem("bad_request", f"output {name}: classification and shared memory are not offered here")

@@ -20,7 +20,7 @@ from serving.messages import (
 )
 from serving.problems import Problem
 from serving.wire import protobuf as pb
-from serving.wire.tensors import from_raw, numbers, shape_of, to_raw
+from serving.wire.tensors import check_name, from_raw, numbers, shape_of, to_raw
 
 PROBLEM = "classy-problem-bin"
 """Trailing metadata of an error: the problem as JSON."""
@@ -59,6 +59,8 @@ def read_request(data: bytes) -> tuple[InferRequest, bool]:
         parameters=plain(found.parameters),
         outputs=[Wanted(output.name) for output in found.outputs],
     )
+    for wanted in request.outputs:
+        check_name(wanted.name)
     typed = not found.raw_input_contents and len(found.inputs) > 0
     return request, request.parameters.get("binary_data_output", not typed) is True
 

@@ -20,6 +20,7 @@ from serving.messages import BYTES, DATATYPES, Parameters, Tensor
 from serving.problems import Problem
 
 MAX_AXES = 8
+LONGEST = 128
 MAX_SIDE = 2**31 - 1
 _LENGTH = struct.Struct("<I")
 _PYTHON: dict[str, frozenset[type]] = {"b": frozenset({bool}), "f": frozenset({int, float})}
@@ -30,14 +31,25 @@ def shape_of(name: str, given: Any) -> tuple[int, ...]:
     """A shape that can be had.
 
     Raises:
-        Problem: it is no list of sizes.
+        Problem: it is no list of sizes, or the tensor's name is no name.
     """
+    check_name(name)
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) > MAX_AXES:
         raise Problem("bad_request", f"input {name}: shape must be a list of up to {MAX_AXES} sizes, such as [1]")
     for side in given:
         if type(side) is not int or not 0 <= side <= MAX_SIDE:
             raise Problem("bad_request", f"input {name}: shape has {side!r:.40}, must have sizes from 0 to {MAX_SIDE}")
     return tuple(given)
+
+
+def check_name(name: str) -> None:
+    """Names come back in messages, so they are bounded; no tensor of ours has a long one.
+
+    Raises:
+        Problem: it is too long.
+    """
+    if len(name) > LONGEST:
+        raise Problem("bad_request", f"name: {name[:40]!r}… has {len(name)} letters; at most {LONGEST} are read")
 
 
 def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: bytes | memoryview) -> Tensor:
