@@ -7,30 +7,24 @@ Each change is a generation of its own; the champion stays until one promotes th
 arms answered since the canary began; where the recipe says so it also acts, and may be asked every minute.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from monitoring import arms, ledger
-from monitoring import canary as judging
+from monitoring import ledger
 from monitoring.stores import LostRace, Store, open_store
-from pipelines import files
 from pipelines.errors import ClassyError
 from pipelines.lineage.keeping import keep_chain
-from pipelines.models import judgement, registry, tracking
+from pipelines.models import judgement, registry, tracking, trial
 from pipelines.models.fitness import data_time, need_fit
 from pipelines.models.links import version_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
-ACTOR = "classy canary"
-"""Who acts where the recipe lets the judge act by itself."""
-FILE = "evidence.json"
 Make = Callable[[dict[str, Any] | None, ledger.Change], dict[str, Any]]
 
 
@@ -126,7 +120,7 @@ def weight(
         return ledger.canary(now, change, version=version, run_id=run_id, weight=weight)
 
     store = open_store(settings.database_url)
-    return _settled(settings, recipe, store, *_change(settings, store, make, reason, actor, run_key), role="canary")
+    return _settled(settings, store, *_change(settings, store, make, reason, actor, run_key), role="canary")
 
 
 def drop(
@@ -134,39 +128,58 @@ def drop(
     recipe: Recipe,
     *,
     role: ledger.Role = "canary",
+    version: str | None = None,
     reason: str,
     actor: str | None = None,
     run_key: str,
 ) -> Changed:
-    """Let the canary, or the shadow, go: the champion answers its senders again. Raises as `start`."""
+    """Let the canary, or the shadow, go: the champion answers its senders again. Raises as `start`.
+
+    Args:
+        version: the one that is meant; another one stays. Default: whoever it is.
+    """
+
+    def make(current: dict[str, Any] | None, change: ledger.Change) -> dict[str, Any]:
+        _need_same(current, role, version)
+        return ledger.drop(current, change, role=role)
+
     store = open_store(settings.database_url)
-    there = store.current()
-    about = there and there[f"{role}_version"]
-    row, changed = _change(settings, store, partial(ledger.drop, role=role), reason, actor, run_key)
-    return _settled(settings, recipe, store, row, changed, version=about)
+    return _settled(settings, store, *_change(settings, store, make, reason, actor, run_key), version=version)
 
 
-def promote(settings: Settings, recipe: Recipe, *, reason: str, actor: str | None = None, run_key: str) -> Changed:
+def promote(
+    settings: Settings,
+    recipe: Recipe,
+    *,
+    version: str | None = None,
+    reason: str,
+    actor: str | None = None,
+    run_key: str,
+) -> Changed:
     """Make the canary the champion: one generation, with the evidence on which its version was judged before it.
 
     Raises as `start`.
+
+    Args:
+        version: the one that is meant; another one stays the canary. Default: whoever it is.
     """
     store = open_store(settings.database_url)
 
     def make(current: dict[str, Any] | None, change: ledger.Change) -> dict[str, Any]:
         now = _need_canary(current)
-        judged = judgement.of_run(store, now["canary_run_id"])
+        _need_same(now, "canary", version)
+        judged = judgement.of_run(store, now["canary_run_id"]) or {}
         return ledger.promotion(
             now,
             change,
             version=now["canary_version"],
             run_id=now["canary_run_id"],
-            evidence_uri=judged and judged["evidence_uri"],
-            evidence_hash=judged and judged["evidence_hash"],
+            evidence_uri=judged.get("evidence_uri"),
+            evidence_hash=judged.get("evidence_hash"),
         )
 
     row, changed = _change(settings, store, make, reason, actor, run_key)
-    found = _settled(settings, recipe, store, row, changed, version=row["champion_version"])
+    found = _settled(settings, store, row, changed, version=row["champion_version"])
     keep_chain(settings, recipe, row["generation"])
     return found
 
@@ -202,7 +215,7 @@ def _beside(
             instead="train one with this recipe",
         )
     row, changed = _change(settings, store, partial(make, version=version, run_id=run_id), reason, actor, run_key)
-    return _settled(settings, recipe, store, row, changed, role=role)
+    return _settled(settings, store, row, changed, role=role)
 
 
 def _change(
@@ -214,12 +227,12 @@ def _change(
     """
     current = store.current()
     if (there := store.deployment_of(run_key)) is not None:
-        if there["kind"] in ("rollback",) or store.decision(f"judge-{run_key}") is not None:
-            raise ClassyError(
-                f"run key {run_key}: names a {there['kind']}, not a change of a canary; give another --run-key, or "
-                "none to have one made"
-            )
-        return there, False
+        if there["kind"] != "rollback" and store.decision(f"judge-{run_key}") is None:
+            return there, False
+        raise ClassyError(
+            f"run key {run_key}: names a {there['kind']}, not a change of a canary; give another --run-key, or none to "
+            "have one made"
+        )
     if store.decision(f"judge-{run_key}") is not None:
         raise ClassyError(f"run key {run_key}: names a training; give another --run-key, or none to have one made")
     row = make(current, _said(settings, store, reason, actor, run_key))
@@ -230,8 +243,8 @@ def _change(
             return there, False
         now = store.current() or {}
         raise LostRace(
-            f"generation {now.get('generation')} ({now.get('kind')} by {now.get('actor')}) came in between; nothing was "
-            "changed. Look with `classy canary show`, then do it again"
+            f"generation {now.get('generation')} ({now.get('kind')} by {now.get('actor')}) came in between; nothing "
+            "was changed. Look with `classy canary show`, then do it again"
         ) from error
     return row, True
 
@@ -251,7 +264,6 @@ def _said(settings: Settings, store: Store, reason: str, actor: str | None, run_
 
 def _settled(
     settings: Settings,
-    recipe: Recipe,
     store: Store,
     row: Mapping[str, Any],
     changed: bool,
@@ -285,6 +297,14 @@ def _need_canary(current: dict[str, Any] | None) -> dict[str, Any]:
     return current
 
 
+def _need_same(current: Mapping[str, Any] | None, role: ledger.Role, version: str | None) -> None:
+    """Raises LedgerError where another one has that role by now."""
+    if version is not None and current is not None and current[f"{role}_version"] not in (None, version):
+        raise ledger.LedgerError(
+            f"version {current[f'{role}_version']} is the {role} by now, not version {version}; nothing was changed"
+        )
+
+
 def _arm_name(name: str) -> str | None:
     if name and (len(name) > 16 or not name.replace("-", "").replace("_", "").isalnum()):
         raise ClassyError(f"--name {name!r}: use at most 16 letters, digits, - and _, such as B")
@@ -302,98 +322,45 @@ def judge(settings: Settings, recipe: Recipe, *, as_of: datetime, act: bool | No
         act: promote or drop it; default `recipe.serving.canary.automatic`. Where `gates.approval` is on, a person
             promotes it: then only a DROP is acted on.
     """
-    store, rules = open_store(settings.database_url), recipe.serving.canary
-    trial = ledger.trial(store.generations())
-    if not trial:
+    store = open_store(settings.database_url)
+    generations = ledger.trial(store.generations())
+    if not generations:
         return Judged(verdict=None, reason="There is no canary.")
-    now, numbers = trial[-1], [row["generation"] for row in trial]
-    days = max((as_of - trial[0]["created_at"]).total_seconds() / 86400, 0.0)
-    ruling = judging.judge(
-        _arm(store, numbers, "champion", as_of),
-        _arm(store, numbers, now["canary_name"], as_of),
-        days=days,
-        rules=_rules(recipe),
-    )
+    ruling = trial.rule(recipe, store, generations, as_of)
     found = Judged(
         verdict=ruling.verdict,
         reason=ruling.reason,
-        version=now["canary_version"],
-        name=now["canary_name"],
-        days=round(days, 3),
+        version=generations[-1]["canary_version"],
+        name=generations[-1]["canary_name"],
+        days=round(trial.days_of(generations, as_of), 3),
         findings=tuple(asdict(finding) for finding in ruling.findings),
-        generation=now["generation"],
+        generation=generations[-1]["generation"],
     )
     if ruling.verdict == "CONTINUE":
         return found
-    found = _record(settings, recipe, store, trial, found, as_of)
-    wanted = rules.automatic if act is None else act
+    key, evidence = trial.record(settings, recipe, store, generations, ruling, as_of)
+    found = replace(found, decision_key=key, evidence_uri=evidence)
+    wanted = recipe.serving.canary.automatic if act is None else act
     if not wanted or (ruling.verdict == "PROMOTE" and recipe.gates.approval):
         return found
     return _act(settings, recipe, found)
 
 
-def _arm(store: Store, generations: list[int], name: str, as_of: datetime) -> judging.Arm:
-    return judging.Arm(
-        answers=arms.answers(store, generations, name, as_of=as_of), minutes=arms.minutes(store, generations, name)
-    )
-
-
-def _rules(recipe: Recipe) -> judging.Rules:
-    given = recipe.serving.canary.model_dump()
-    return judging.Rules(**{name: given[name] for name in judging.Rules.__dataclass_fields__})
-
-
-def _record(
-    settings: Settings, recipe: Recipe, store: Store, trial: list[dict[str, Any]], found: Judged, as_of: datetime
-) -> Judged:
-    """One row of `decisions` a verdict and canary, with what it rests on beside it; the first one stays."""
-    began = trial[0]["generation"]
-    key = f"canary-{began}-{str(found.verdict).lower()}"
-    uri = files.join(settings.data_root, "canary", key)
-    if files.read_manifest(uri) is None:
-        text = json.dumps(
-            {
-                "format": 1,
-                "champion_version": trial[-1]["champion_version"],
-                "generations": [row["generation"] for row in trial],
-                "as_of": as_of.isoformat(),
-                "rules": recipe.serving.canary.model_dump(),
-                **asdict(found),
-            },
-            indent=1,
-        )
-        with files.new_partition(uri) as draft:
-            (draft.folder / FILE).write_text(text)
-    evidence = files.need_manifest(uri, "canary judge")["files"][FILE]["sha256"]
-    store.record_decision(
-        {
-            "decision_key": key,
-            "kind": "canary",
-            "action": found.verdict,
-            "reason": found.reason,
-            "run_key": None,
-            "evidence_uri": files.join(uri, FILE),
-            "evidence_hash": evidence,
-            "actor": ACTOR,
-            "as_of": as_of,
-            "created_at": datetime.now(UTC),
-        }
-    )
-    return Judged(**{**_fields(found), "decision_key": key, "evidence_uri": files.join(uri, FILE)})
-
-
 def _act(settings: Settings, recipe: Recipe, found: Judged) -> Judged:
     verb = promote if found.verdict == "PROMOTE" else drop
     try:
-        done = verb(settings, recipe, reason=found.reason, actor=ACTOR, run_key=str(found.decision_key))
+        done = verb(
+            settings,
+            recipe,
+            version=found.version,
+            reason=found.reason,
+            actor=trial.ACTOR,
+            run_key=str(found.decision_key),
+        )
     except (LostRace, ledger.LedgerError) as error:
         # Somebody else was first; the next look sees what they did.
-        return Judged(**{**_fields(found), "reason": f"{found.reason} Nothing was done: {error}"})
-    return Judged(**{**_fields(found), "acted": done.changed, "generation": done.generation})
-
-
-def _fields(found: Judged) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in Judged.__dataclass_fields__}
+        return replace(found, reason=f"{found.reason} Nothing was done: {error}")
+    return replace(found, acted=done.changed, generation=done.generation)
 
 
 # ------------------------------------------------------------------------------------------------ showing
@@ -408,17 +375,13 @@ def show(settings: Settings, recipe: Recipe, *, as_of: datetime) -> dict[str, An
         return serving
     store = open_store(settings.database_url)
     found = {name: serving[name] for name in ("generation", "version", "canary", "shadow")}
-    trial = ledger.trial(store.generations())
-    if not trial:
+    generations = ledger.trial(store.generations())
+    if not generations:
         return {**found, "verdict": None, "reason": "There is no canary.", "findings": []}
-    numbers = [row["generation"] for row in trial]
-    days = max((as_of - trial[0]["created_at"]).total_seconds() / 86400, 0.0)
-    names = ("champion", trial[-1]["canary_name"])
-    both = [_arm(store, numbers, name, as_of) for name in names]
-    ruling = judging.judge(*both, days=days, rules=_rules(recipe))
+    ruling = trial.rule(recipe, store, generations, as_of)
     return {
         **found,
-        "days": round(days, 3),
+        "days": round(trial.days_of(generations, as_of), 3),
         "verdict": ruling.verdict,
         "reason": ruling.reason,
         "findings": [asdict(finding) for finding in ruling.findings],

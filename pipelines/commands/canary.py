@@ -14,8 +14,9 @@ from pipelines.commands.shared import JsonOption, RecipeOption, as_time, door, s
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="A new version beside the champion. A **canary** answers a share of the senders, each sender always by the same "
-    "model; a **shadow** answers everything, and nobody gets its answers. Servers follow within a second or two.\n\n"
+    help="A new version beside the champion. A **canary** answers a share of the senders, each sender always by the "
+    "same model; a **shadow** answers everything, and nobody gets its answers. Servers follow within a second or two."
+    "\n\n"
     "`classy canary start 7 --weight 0.1 --reason 'first try'`, then `show` to watch, `weight` to give it more, and "
     "`promote` or `drop` to end it. With `automatic = true` under `[serving.canary]` in the recipe the server ends it.",
 )
@@ -45,7 +46,7 @@ def start(
     weight: Annotated[
         float | None, typer.Option(help="Share of senders, between 0 and 1; default: the recipe's.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Its arm's name, such as B: a request may ask for it. Default: canary.")] = "",
+    name: Annotated[str, typer.Option(help="Its arm's name, such as B; a request may ask for it. Default: canary.")]="",
     run_key: KeyOption = "",
     recipe: RecipeOption = "",
     json_: JsonOption = False,
