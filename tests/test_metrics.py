@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from pipelines.recipe import ROOT
 from serving.access.gate import KeyGate
 from serving.canonical import ImageSpec
-from serving.components.base import Call, Component
+from serving.components.base import Call
 from serving.lanes import Lane
 from serving.metrics import MOST, Metrics
 from serving.metrics_files import clean
@@ -29,31 +28,10 @@ from serving.server import Server
 from serving.versions.arms import Arm, Arms, Lineup
 from tests.serving import Open, running
 from tests.test_gate import Store
+from tests.tiny import Tiny
 
 PAGE = ROOT / "docs" / "metrics.md"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-
-
-class Tiny(Component):
-    """Answers whoever sends a photo; one that begins with `bad` has a problem, one with `down` is the server's."""
-
-    name = "classy"
-    takes = ("photo", "sender")
-    optional = ("sender",)
-    gives = ("label", "error")
-
-    async def apply(self, photos: Sequence[Photo], call: Call) -> None:
-        with call.stage("classifier"):
-            for photo in photos:
-                data = photo.photo or b""
-                if data.startswith(b"bad"):
-                    photo.problem = Problem("unprocessable", "it is cut off", detail="truncated")
-                elif data.startswith(b"down"):
-                    photo.problem = Problem("unavailable", "the store is away")
-                else:
-                    photo.label, photo.arm, photo.model_version = "shoe", "champion", "3"
-                    photo.defaulted = not photo.sender
-                    photo.seconds["model"] = 0.003
 
 
 def values(metrics: Metrics) -> dict[tuple[str, str], float]:
