@@ -49,10 +49,16 @@ def make_package(
     The network has random weights by `seed`, so two seeds are two models that disagree. `linear` exports quickest;
     `caffe_vgg` takes blue-green-red pixels less their mean. `card` changes fields of the card.
     """
-    made = _made(size, tuple(classes), tuple(context_names), seed, kind, fit)
+    made = _made(size, tuple(classes), tuple(context_names), seed, kind)
+    image = ImageSpec(size=size, fit=fit)
     shutil.copytree(made, folder)
-    given = {"run_id": run_id or f"{kind}{seed}".encode().hex().ljust(32, "0"), **card}
-    write_card(folder / CARD, {**_card_of(made), **given})
+    given = {
+        "run_id": run_id or f"{kind}{seed}".encode().hex().ljust(32, "0"),
+        "image": asdict(image),
+        "image_spec_hash": image.digest(),
+        **card,
+    }
+    write_card(folder / CARD, {**json.loads((made / CARD).read_text()), **given})
     write_manifest(folder)
     return folder
 
@@ -87,14 +93,13 @@ def _root() -> Path:
 
 @cache
 def _made(size: int, classes: tuple[str, ...], context_names: tuple[str, ...], seed: int, kind: Kind, fit: str) -> Path:
-    folder = _root() / f"{kind}-{size}-{len(classes)}-{len(context_names)}-{seed}-{fit}-{len(list(_root().iterdir()))}"
+    folder = _root() / f"{kind}-{size}-{len(classes)}-{len(context_names)}-{seed}-{len(list(_root().iterdir()))}"
     folder.mkdir()
     torch.manual_seed(seed)
     model = build(_spec(kind, size, len(classes), len(context_names)))
     rows = probe_rows(48, size=size, classes=len(classes), width=len(context_names), seed=seed)
     standardise(model, rows, pixels=kind != "caffe_vgg")
     _settle(model, rows)
-    image = ImageSpec(size=size, fit=fit)
     card = make_card(
         model,
         name="tiny",
@@ -110,18 +115,14 @@ def _made(size: int, classes: tuple[str, ...], context_names: tuple[str, ...], s
             "snapshot_uri": "made-up",
             "as_of": "2026-03-07T00:00:00+00:00",
         },
-        image=asdict(image),
-        image_spec_hash=image.digest(),
+        image={},
+        image_spec_hash="",
         temperature=1.0,
         val={"accuracy": 0.5},
         created_by="tests",
     )
     write_package(folder, model, 1.0, card, rows)
     return folder
-
-
-def _card_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CARD).read_text())
 
 
 def _spec(kind: Kind, size: int, classes: int, context: int) -> ModelSpec:
