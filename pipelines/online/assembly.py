@@ -8,14 +8,12 @@ import asyncio
 import importlib.metadata
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from serving.components.preprocessor import Preprocessor
+from typing import TYPE_CHECKING, Any
 
 from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
@@ -27,10 +25,20 @@ from serving.components.base import Component
 from serving.components.downloader import Downloader
 from serving.components.hops import HopError, Onward, open_hops
 from serving.components.pipeline import Pipeline
+from serving.components.preprocessor import Preprocessor
 from serving.fetching import Fetcher, FetchLimits
 from serving.metrics import Metrics
-from serving.seams import Gate
+from serving.seams import Gate, TruthSink
 from serving.server import Limits, Repository, Server
+
+if TYPE_CHECKING:
+    from pipelines.online.byhand import ByHand
+    from pipelines.online.features import OnlineFeatures
+    from serving.lanes import Lane
+    from serving.recall import Recall
+    from serving.versions.arms import Arms
+    from serving.versions.follower import Follower
+    from serving.versions.shelf import Shelf
 
 COMPONENTS = ("downloader", "preprocessor", "classifier")
 WHOLE = "classy"
@@ -49,10 +57,12 @@ class _Answering:
     """What a process needs that has models in it."""
 
     classifier: Component
-    repository: Repository
-    arms: Any
-    features: Any
-    recall: Any
+    arms: "Arms"
+    features: "OnlineFeatures"
+    recall: "Recall | None"
+    shelf: "Shelf"
+    follower: "Follower"
+    hand: "ByHand"
 
 
 def metrics_folder(settings: Settings) -> Path:
@@ -88,12 +98,12 @@ async def assemble(
         ClassyError: a setting is wrong; it is named.
     """
     async with AsyncExitStack() as stack:
-        traces.start(service=f"classy-{component}")
-        stack.callback(traces.stop)
         version = importlib.metadata.version("classy")
+        traces.start(f"classy-{component}" if component != WHOLE else WHOLE, version=version)
+        stack.callback(traces.stop)
         folder = metrics_folder(settings) if settings.workers > 1 else None
         metrics = Metrics(version=version, folder=folder, worker=str(worker))
-        gate = await _gate(settings, metrics, stack)
+        gate = await open_gate(settings, metrics, stack)
         local, answering = await _components(settings, recipe, component, metrics, stack, worker)
         served, hops = _hops(settings, recipe, component, local, onward, answering)
         for hop in hops:
@@ -107,7 +117,7 @@ async def assemble(
                 max_photos=recipe.serving.max_photos,
                 timeout_s=recipe.serving.timeout_s,
             ),
-            repository=answering.repository if answering else None,
+            repository=_repository(served, answering) if answering else None,
             truth=_truth(settings, recipe) if answering else None,
             version=version,
             about={"recipe": recipe.name, "component": component, "worker": worker, "auth": settings.auth},
@@ -118,7 +128,8 @@ async def assemble(
         yield Made(server=server, metrics=metrics)
 
 
-async def _gate(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Gate:
+async def open_gate(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Gate:
+    """Who may come in, as the settings say; it is stopped with the stack."""
     if settings.auth == "off":
         return OpenGate()
     from pipelines.online.keys import SqlKeys
@@ -146,17 +157,18 @@ async def _components(
     wanted = COMPONENTS if component == WHOLE else (component,)
     given = recipe.serving
     found: dict[str, Component] = {}
-    answering = None
+    answering = await _answering(settings, recipe, metrics, stack, worker) if "classifier" in wanted else None
     if "downloader" in wanted:
         limits = FetchLimits(seconds=given.url_seconds, max_bytes=recipe.image.max_bytes, hosts=given.url_hosts)
         found["downloader"] = Downloader(Fetcher(limits), given.max_photos)
     if "preprocessor" in wanted:
-        threads = 1 if settings.workers > 1 else settings.threads or os.cpu_count() or 1
+        # The champion's own images: one that was trained on others is served with them.
+        arms = answering.arms if answering else None
         found["preprocessor"] = Preprocessor(
-            spec_of(recipe), threads=threads, queue=given.queue, limit=given.max_photos
-        )
-    if "classifier" in wanted:
-        answering = await _answering(settings, recipe, metrics, stack, worker)
+            lambda: arms.image_spec() if arms and arms.all() else spec_of(recipe),
+            threads=_threads(settings), queue=given.queue, limit=given.max_photos,
+        )  # fmt: skip
+    if answering is not None:
         found["classifier"] = answering.classifier
     return found, answering
 
@@ -165,14 +177,15 @@ async def _answering(
     settings: Settings, recipe: Recipe, metrics: Metrics, stack: AsyncExitStack, worker: int
 ) -> _Answering:
     """Models that follow the ledger, with features, the log and what is remembered."""
-    from pipelines.online import answers, deployments, features, packages
+    from pipelines.online import answers, deployments, guard, packages
+    from pipelines.online.byhand import ByHand
+    from pipelines.online.features import OnlineFeatures
     from pipelines.online.log import SqlLog
     from serving.components.classifier import Classifier
     from serving.engines.loaded import Loaded
     from serving.recall import Recall
     from serving.versions.arms import Arms
     from serving.versions.follower import Follower
-    from serving.versions.repository import Versions
     from serving.versions.shelf import Shelf
     from serving.versions.tally import Tally
 
@@ -180,28 +193,48 @@ async def _answering(
     log = SqlLog(settings, worker=worker)
     await asyncio.to_thread(log.start)
     stack.push_async_callback(asyncio.to_thread, log.stop)
-    online = features.OnlineFeatures(settings, recipe)
     tally = Tally(f"{socket.gethostname()}-{worker}-{os.getpid()}"[-64:])
-    arms = Arms(tally)
+    _beside(guard.flush(settings, tally), stack)
+    if worker == 0:
+        _beside(guard.guard(settings, recipe), stack)
+    arms, features = Arms(tally), OnlineFeatures(settings, recipe)
     open_model = partial(
         Loaded.open,
         runtime=settings.runtime,
-        threads=1 if settings.workers > 1 else settings.threads or os.cpu_count() or 1,
+        threads=_threads(settings),
         batch=given.batch,
         wait_ms=given.batch_wait_ms,
         queue=given.queue,
     )
-    shelf = Shelf(packages.fetcher(settings), open_model, service_hash=online.service_hash)
-    versions = Versions(settings)
-    follower = Follower(arms, shelf, deployments.reader(settings), wanted=versions.wanted)
+    shelf = Shelf(packages.fetcher(settings), open_model, service_hash=features.service_hash)
+    hand = ByHand(settings)
+    follower = Follower(arms, shelf, deployments.reader(settings), wanted=hand.wanted)
     await follower.start()
     stack.push_async_callback(follower.stop)
     recall = Recall(given.cache, answers.reader(settings)) if given.cache else None
-    classifier = Classifier(arms, online, log, recall=recall, limit=given.max_photos)
+    classifier = Classifier(arms, features, log, recall=recall, limit=given.max_photos)
     metrics.watch(arms=arms, log=log.counters)
     if recall is not None:
         metrics.watch(recall=lambda: {"hits": recall.hits, "misses": recall.misses})
-    return _Answering(classifier=classifier, repository=versions, arms=arms, features=online, recall=recall)
+    return _Answering(
+        classifier=classifier, arms=arms, features=features, recall=recall, shelf=shelf, follower=follower, hand=hand
+    )
+
+
+def _threads(settings: Settings) -> int:
+    """Threads of a lane: several workers have a core each."""
+    return 1 if settings.workers > 1 else settings.threads or len(os.sched_getaffinity(0))
+
+
+def _beside(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    """Run something beside the server until it ends."""
+    task = asyncio.ensure_future(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
 
 
 def _hops(
@@ -240,15 +273,23 @@ def _hops(
     return served, remote
 
 
-def _truth(settings: Settings, recipe: Recipe) -> Any:
+def _repository(served: Mapping[str, Component], answering: _Answering) -> Repository:
+    from serving.versions.repository import Versions
+
+    hand = answering.hand
+    return Versions(
+        served, answering.arms, answering.shelf, answering.follower,
+        resolve=hand.resolve, wanted=hand.wanted, want=hand.want,
+    )  # fmt: skip
+
+
+def _truth(settings: Settings, recipe: Recipe) -> TruthSink:
     from pipelines.online.truth import SqlTruth
 
     return SqlTruth(settings, recipe)
 
 
-def _lanes(served: Mapping[str, Component]) -> list[Any]:
-    found = []
-    for part in served.values():
-        inner = getattr(part, "component", part)
-        found += getattr(inner, "lanes", list)()
-    return found
+def _lanes(served: Mapping[str, Component]) -> list["Lane[Any, Any]"]:
+    """Those of components; the metrics find those of models by themselves."""
+    parts = [getattr(part, "component", part) for part in served.values()]
+    return [part.lane for part in parts if isinstance(part, Preprocessor)]
