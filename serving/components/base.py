@@ -141,16 +141,22 @@ class Component(ABC):
             Problem: the request is wrong, or cannot be answered.
         """
         photos = call.photos = read_photos(request, self.takes, limit=self.limit)
+        # Before the work: an answer that cannot be given must not cost one, nor be logged.
+        self._check_outputs(request)
         await self.apply(photos, call)
         if len(photos) == 1 and photos[0].problem is not None:
             raise photos[0].problem
         return self.respond(request, photos, call)
 
+    def _check_outputs(self, request: InferRequest) -> None:
+        for wanted in request.outputs:
+            if wanted.name not in self.gives:
+                given = ", ".join(self.gives)
+                raise Problem("bad_request", f"outputs: {self.name} has no {wanted.name!r}; it gives {given}")
+
     def respond(self, request: InferRequest, photos: Sequence[Photo], call: Call) -> InferResponse:
+        self._check_outputs(request)
         names = [wanted.name for wanted in request.outputs] or list(self.gives)
-        if unknown := [name for name in names if name not in self.gives]:
-            given = ", ".join(self.gives)
-            raise Problem("bad_request", f"outputs: {self.name} has no {unknown[0]!r}; it gives {given}")
         outputs: list[Tensor] = write_tensors(photos, names, self.shapes())
         timing = {f"{name}_ms": round(1000 * seconds, 3) for name, seconds in call.seconds.items()}
         return InferResponse(request.model, outputs, version=request.version, id=request.id, parameters=timing)

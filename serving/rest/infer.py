@@ -4,6 +4,7 @@ from serving.problems import Problem
 from serving.rest.replies import BINARY, JSON, Reply
 from serving.rest.visit import Visit
 from serving.wire.rest import HEADER_LENGTH, read_request, write_response
+from serving.wire.tensors import count_photos
 
 _TYPES = ("application/json", "application/octet-stream", "application/vnd.triton", "application/x-www-form-urlencoded")
 _HEADER_LENGTH = HEADER_LENGTH.encode()
@@ -49,8 +50,8 @@ async def infer(visit: Visit, model: str, version: str) -> Reply:
             )
         if asked:  # 0 is Triton's "none"
             visit.within(asked / 1e6, "parameters: timeout")
-    count = max((tensor.shape[0] for tensor in request.inputs if tensor.shape), default=1)
-    if 1 < count <= server.limits.max_photos:
+    count = count_photos(request.inputs, server.limits.max_photos)
+    if count > 1:
         await visit.admit(photos=count - 1)
     call.id = request.id
     call.parameters = {**parameters, "version": version} if version else parameters

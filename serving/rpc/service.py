@@ -22,6 +22,7 @@ from serving.rest.v2 import EXTENSIONS, need_repository, repository_index
 from serving.server import Server
 from serving.wire import protobuf as pb
 from serving.wire import rpc as wire
+from serving.wire.tensors import count_photos
 
 if TYPE_CHECKING:
     from serving.metrics import Metrics
@@ -115,8 +116,8 @@ class Service:
         call = asked.call
         call.id = request.id
         call.parameters = {**request.parameters, "version": request.version} if request.version else request.parameters
-        count = max((tensor.shape[0] for tensor in request.inputs if tensor.shape), default=1)
-        if 1 < count <= self.server.limits.max_photos:
+        count = count_photos(request.inputs, self.server.limits.max_photos)
+        if count > 1:
             await asked.admit("infer", photos=count - 1)
         limit = _timeout(request)
         if limit is None:

@@ -42,6 +42,18 @@ def shape_of(name: str, given: Any) -> tuple[int, ...]:
     return tuple(given)
 
 
+def count_photos(inputs: Sequence[Tensor], most: int) -> int:
+    """How many photos a request has, before a component reads it.
+
+    Raises:
+        Problem: more than `most`.
+    """
+    count = max((tensor.shape[0] for tensor in inputs if tensor.shape), default=1)
+    if count > most:
+        raise Problem("too_large", f"inputs: {count} photos; at most {most} are taken in one request")
+    return count
+
+
 def check_name(name: str) -> None:
     """Names come back in messages, so they are bounded; no tensor of ours has a long one.
 
