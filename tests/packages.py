@@ -92,13 +92,13 @@ def _root() -> Path:
 
 
 @cache
-def _made(size: int, classes: tuple[str, ...], context_names: tuple[str, ...], seed: int, kind: Kind, fit: str) -> Path:
+def _made(size: int, classes: tuple[str, ...], context_names: tuple[str, ...], seed: int, kind: Kind) -> Path:
     folder = _root() / f"{kind}-{size}-{len(classes)}-{len(context_names)}-{seed}-{len(list(_root().iterdir()))}"
     folder.mkdir()
     torch.manual_seed(seed)
     model = build(_spec(kind, size, len(classes), len(context_names)))
     rows = probe_rows(48, size=size, classes=len(classes), width=len(context_names), seed=seed)
-    standardise(model, rows, pixels=kind != "caffe_vgg")
+    standardise(model, rows)
     _settle(model, rows)
     card = make_card(
         model,
