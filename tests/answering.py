@@ -17,9 +17,11 @@ from serving.components.preprocessor import Preprocessor
 from serving.engines.loaded import Loaded
 from serving.fetching import Fetcher
 from serving.photos import Photo
+from serving.pictures import STATS
+from serving.recall import fingerprint_of
 from serving.server import Server
 from serving.versions.arms import Arm, Arms, Lineup
-from tests.packages import CONTEXT_NAMES, SERVICE_HASH, make_package
+from tests.packages import SERVICE_HASH, make_package
 from tests.serving import Open
 
 SIZE = 16
@@ -35,10 +37,11 @@ class Known:
             photo.defaulted = not photo.sender.isdigit()
             count = 0.0 if photo.defaulted else float(photo.sender)
             assert photo.stats is not None
-            photo.context = np.array([photo.stats[0], photo.stats[1], count], np.float32)[: len(CONTEXT_NAMES)]
+            photo.context = np.array([*photo.stats, count], np.float32)
 
     def fingerprint(self, sender: str, at: datetime) -> str:
-        return sender if sender.isdigit() else ""
+        count = float(sender) if sender.isdigit() else 0.0
+        return fingerprint_of(np.array([*[0.0] * len(STATS), count], np.float32))
 
 
 class Rows(list[dict[str, Any]]):
@@ -52,7 +55,7 @@ class WithModel(Classifier):
     """A classifier whose one model lives as long as it."""
 
     def __init__(self, folder: Path, *, seed: int = 0, version: str = "1", **options: Any) -> None:
-        package = make_package(folder, seed=seed, size=SIZE)
+        package = make_package(folder, seed=seed, size=SIZE, context_names=(*STATS, "photos"))
         self.loaded = Loaded.open(package, runtime="onnxruntime")
         self.arms = Arms()
         champion = Arm(
