@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from monitoring.stores import StoreError
@@ -62,7 +63,9 @@ def run(
     if engine == "ray":
         from pipelines.online import ray
 
-        ray.run(settings, recipe, ready=ready, say=say)
+        key_file = _key_file(settings, component, say)
+        told = partial(_where, settings, component)
+        ray.run(settings, recipe, ready=lambda rest, grpc: ready(asdict(told(rest, grpc, key_file))), say=say)
         return
     if worker >= 0 or settings.workers == 1:
         from serving import listen
