@@ -2,8 +2,7 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,38 +15,15 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from serving.components.base import Component
-from serving.components.hops import Onward
-from serving.components.pipeline import Pipeline
-from serving.ray_app import INGRESS, PARTS, SERVICER, application
-from serving.server import Server
-from tests import answering, serving
+from serving.ray_app import PARTS, SERVICER, application
+from tests import replicas, serving
+from tests.answering import jpeg
+from tests.packages import make_package
 
 pytestmark = [pytest.mark.slow]
-PHOTOS = [answering.jpeg(seed) for seed in range(4)]
+SIZE = 16
+PHOTOS = [jpeg(seed) for seed in range(4)]
 WANTED = ("label", "probabilities", "prediction_id")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    server: Server
-    metrics: None = None
-
-
-@asynccontextmanager
-async def opened(folder: Path, name: str, number: int, parts: Mapping[str, Component]) -> AsyncIterator[Made]:
-    """Replicas around a tiny model, without MLflow and Feast."""
-    if name == INGRESS:
-        served: dict[str, Component] = {part: Onward(parts[part], parts) for part in PARTS}
-        pipeline = Pipeline(*(parts[part] for part in PARTS))
-        yield Made(server=answering.serving(*served.values(), pipeline))
-        return
-    makers = {
-        "downloader": answering.downloader,
-        "preprocessor": answering.preprocessor,
-        "classifier": lambda: answering.WithModel(folder / f"package-{number}"),
-    }
-    yield Made(server=answering.serving(makers[name]()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +39,25 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def ray_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_package(tmp_path_factory.mktemp("ray") / "package", size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def ray_ports(package: Path) -> Iterator[Ports]:
     """A Ray of this machine alone, with two classifiers, until the tests are done."""
     import ray
     from ray import serve
 
     rest, grpc = free_port(), free_port()
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
+    ray.init(num_cpus=3, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
     try:
         serve.start(
             http_options={"host": "127.0.0.1", "port": rest},
             grpc_options={"port": grpc, "grpc_servicer_functions": [SERVICER]},
         )
-        opener = partial(opened, tmp_path_factory.mktemp("ray"))
-        serve.run(application(opener, scale={"classifier": {"num_replicas": 2}}), name="classy")
+        application_ = application(partial(replicas.opened, package, SIZE), scale={"classifier": {"num_replicas": 2}})
+        serve.run(application_, name="classy")
         yield Ports(rest=f"127.0.0.1:{rest}", grpc=f"127.0.0.1:{grpc}")
     finally:
         serve.shutdown()
@@ -84,16 +65,9 @@ def ray_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Running]:
+def plain(package: Path) -> Iterator[serving.Running]:
     """The same components in one process, as `classy serve` has them."""
-    parts: dict[str, Component] = {
-        "downloader": answering.downloader(),
-        "preprocessor": answering.preprocessor(),
-        "classifier": answering.WithModel(tmp_path_factory.mktemp("plain") / "package"),
-    }
-    server = answering.serving(
-        *(Onward(part, parts) for part in parts.values()), Pipeline(*(parts[name] for name in PARTS))
-    )
+    server = replicas.whole({name: replicas.part(name, package, SIZE) for name in PARTS})
     with serving.running(server) as found:
         yield found
 
