@@ -160,7 +160,8 @@ async def serve_visit(
     if reply is None:
         return
     if visit.body.ended or problem is None:
-        await send_reply(send, reply)
+        # While the server ends, callers are asked to connect anew: to another one.
+        await send_reply(send, reply, close=not visit.server.live)
     else:
         await _last_words(visit, send, reply)
 
