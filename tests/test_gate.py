@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import re
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from tritonclient.utils import InferenceServerException
 
 from pipelines.errors import ClassyError
 from pipelines.online import keys as online
+from pipelines.recipe import ROOT
 from pipelines.settings import Settings
 from serving.access.gate import KeyGate, OpenGate, network
 from serving.access.jwks import Jwks
@@ -665,6 +667,14 @@ def test_servers_share_a_rate_in_redis_and_count_their_part_while_it_is_away(red
         assert away.away == 1
 
     asyncio.run(story())
+
+
+def test_the_manual_lists_every_refusal() -> None:
+    code = "".join(file.read_text() for file in (ROOT / "serving" / "access").glob("*.py"))
+    said = set(re.findall(r'(?:_refused\(|detail=)"([a-z_]+)"', code)) | set(re.findall(r'Error: \("([a-z_]+)"', code))
+    listed = (ROOT / "docs" / "access.md").read_text().partition("## What is refused")[2]
+    assert {"key_unknown", "token_expired", "quota", "jwks_away"} <= said
+    assert {word for word in said - {"certificate"} if f"`{word}`" not in listed} == set()
 
 
 def test_the_gate_costs_microseconds(store: Store) -> None:
