@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,10 @@ class Answer:
         return self.problem is None
 
     def as_json(self) -> dict[str, Any]:
-        plain = asdict(self)
-        plain["timing"] = dict(self.timing)
-        plain["problem"] = self.problem.as_json() if self.problem else None
-        return plain
+        """For programs."""
+        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        problem = self.problem.as_json() if self.problem else None
+        return {**plain, "timing": dict(self.timing), "problem": problem}
 
 
 def as_photo(source: Source, *, sender: str = "", image_id: str = "", captured_at: str = "") -> Photo:

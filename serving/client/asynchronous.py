@@ -244,15 +244,12 @@ class AsyncClient:
         except Unreachable:
             return False
 
-    async def say(
-        self, image_id: str, label: str, *, labelled_at: datetime | None = None, said_by: str = ""
-    ) -> dict[str, Any]:
+    async def say(self, image_id: str, label: str, *, labelled_at: datetime | None = None) -> dict[str, Any]:
         """Tell the true class of a photo. Telling the same twice changes nothing.
 
         Args:
             image_id: of the answer (`Answer.image_id`), or the one that was given.
-            labelled_at: when it was known; default: now.
-            said_by: who says it; default: the key's owner.
+            labelled_at: when it was known; default: now. A time without a zone is this machine's.
 
         Raises:
             Problem: the label is not taken, or this key may not say it.
@@ -261,8 +258,7 @@ class AsyncClient:
         if not self._rest:
             raise Problem("bad_request", "ground truth is told over REST: give the client rest='http://host:port'")
         row = {"image_id": image_id, "label": label}
-        row |= {"labelled_at": labelled_at.isoformat()} if labelled_at else {}
-        row |= {"said_by": said_by} if said_by else {}
+        row |= {"labelled_at": labelled_at.astimezone().isoformat()} if labelled_at else {}
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {self._key}"} if self._key else {})
         if self._http is None:
             self._http = httpx.AsyncClient(

@@ -66,11 +66,9 @@ class Client:
         """What each photo shows; see `AsyncClient.classify_many`."""
         return self._run(self._client.classify_many(photos, sender=sender, arm=arm, told=told))
 
-    def say(
-        self, image_id: str, label: str, *, labelled_at: datetime | None = None, said_by: str = ""
-    ) -> dict[str, Any]:
+    def say(self, image_id: str, label: str, *, labelled_at: datetime | None = None) -> dict[str, Any]:
         """Tell the true class of a photo; see `AsyncClient.say`."""
-        return self._run(self._client.say(image_id, label, labelled_at=labelled_at, said_by=said_by))
+        return self._run(self._client.say(image_id, label, labelled_at=labelled_at))
 
     def metadata(self) -> ModelMetadata:
         return self._run(self._client.metadata())
