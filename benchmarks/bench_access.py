@@ -24,8 +24,8 @@ from serving.components.base import Call
 from serving.metrics import Metrics
 from serving.photos import Photo
 from serving.problems import Problem
-from tests import test_tokens as issued
-from tests.test_gate import Store
+from tests import issuer as issued
+from tests.gates import Store
 
 ROUNDS, EACH = 5, 2000
 PLENTY = "100000000/second"

@@ -26,8 +26,8 @@ from serving.photos import Photo
 from serving.problems import Problem
 from serving.server import Server
 from serving.versions.arms import Arm, Arms, Lineup
+from tests.gates import Store
 from tests.serving import Open, running
-from tests.test_gate import Store
 from tests.tiny import Tiny
 
 PAGE = ROOT / "docs" / "metrics.md"
