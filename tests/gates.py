@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,11 +30,6 @@ class Store:
         self.rows[key_id] = Key(key_id=key_id, name="shop", secret_hash=secret_hash, scopes=frozenset(scopes), **given)
         self.edition += 1
         return text
-
-    def change(self, text: str, **given: Any) -> None:
-        key_id = text.split("_")[1]
-        self.rows[key_id] = replace(self.rows[key_id], **given)
-        self.edition += 1
 
     def read(self, known: str) -> tuple[str, Sequence[Key]] | None:
         self._answer()

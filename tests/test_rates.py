@@ -205,5 +205,7 @@ def test_servers_share_a_rate_in_redis_and_count_their_part_while_it_is_away(red
         away = Rates(redis_url.replace("127.0.0.1", "127.0.0.2"), workers=2)
         assert [await away.take(rate, "key", 5) is None for _ in range(2)] == [True, False]
         assert away.away == 1
+        for rates in (one, two, away):
+            await rates.close()
 
     asyncio.run(story())

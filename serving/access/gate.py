@@ -68,6 +68,7 @@ class KeyGate:
     async def stop(self) -> None:
         """After the last request: write what was used."""
         await asyncio.to_thread(self.ring.stop)
+        await self.rates.close()
 
     async def admit(self, credentials: str | None, *, scope: str, photos: int = 1, peer: str = "") -> Identity:
         """See `serving.seams.Gate`. Photos count when they are admitted, whatever becomes of them."""

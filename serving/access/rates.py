@@ -174,6 +174,11 @@ class Rates:
         before, left, count, _ = await stored.get_sliding_window(item.key_for(name), item.get_expiry())
         return wait_s(item, photos, before, left or item.get_expiry(), count)
 
+    async def close(self) -> None:
+        """Give back the connections to a shared store."""
+        if self._shared is not None:
+            await cast(Any, self._shared.storage).bridge.get_connection().aclose()
+
     def fits(self, rate: Rate, photos: int) -> bool:
         """Whether so many photos can ever come at once."""
         return photos <= (rate.part if self._shared is None else rate.whole).amount
