@@ -30,14 +30,12 @@ class Body:
         limit: bytes of the body, after decompression.
     """
 
-    __slots__ = ("_headers", "_limit", "_receive", "ended")
+    __slots__ = ("_headers", "_limit", "_receive")
 
     def __init__(self, receive: Receive, headers: dict[bytes, bytes], limit: int) -> None:
         self._receive = receive
         self._headers = headers
         self._limit = limit
-        self.ended = False
-        """Whether all of it has arrived; if not, the connection cannot be used for another request."""
 
     async def read(self) -> bytes:
         """All of it.
@@ -55,7 +53,6 @@ class Body:
             raise Problem("unsupported", f"Content-Encoding {encoding[:40]!r}: send gzip, deflate or none")
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
-            self.ended = True
             data = message.get("body", b"")
             if len(data) > self._limit:
                 raise self._too_large(f"has {len(data)} bytes")
@@ -78,17 +75,8 @@ class Body:
                 raise self._too_large("is longer")
             parts.append(part)
             if not message.get("more_body", False):
-                self.ended = True
                 return b"".join(parts)
             message = await self._receive()
-
-    async def discard(self, most: int) -> None:
-        """Take in and forget what is still arriving, up to so many bytes: a client that is cut off while it sends
-        may never read the answer."""
-        while not self.ended and most > 0:
-            message = await self._receive()
-            self.ended = message["type"] != "http.request" or not message.get("more_body", False)
-            most -= len(message.get("body", b""))
 
     def _decompressed(self, data: bytes, encoding: str) -> bytes:
         undo = zlib.decompressobj(_WINDOW[encoding])

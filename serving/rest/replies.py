@@ -33,14 +33,14 @@ def refusal(problem: Problem) -> Reply:
     return problem.kind.status, headers, orjson.dumps({"error": problem.message, "problem": problem.as_json()})
 
 
-async def send_reply(send: Send, reply: Reply, *, close: bool = False, more: bool = False) -> None:
-    """Send it. `close`: no other request may use the connection. `more`: keep it open until another, empty, body."""
+async def send_reply(send: Send, reply: Reply, *, close: bool = False) -> None:
+    """Send it. `close`: no other request may use the connection."""
     status, headers, body = reply
     head = [*headers, (b"content-length", str(len(body)).encode())]
     if close:
         head.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 INTERNAL = Problem("internal", "the server failed on this request; its log says why")

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PASSED_ON = ((b"traceparent", "traceparent"), (b"tracestate", "tracestate"))
-LINGER_S = 2.0
-"""How long a body that nobody wants is still taken in, so that the client reads why."""
 
 
 class Visit:
@@ -159,22 +157,8 @@ async def serve_visit(
         metrics.observe(visit.model, call, call.photos, status, door="rest", seconds=spent, problem=problem)
     if reply is None:
         return
-    if visit.body.ended or problem is None:
-        # While the server ends, callers are asked to connect anew: to another one.
-        await send_reply(send, reply, close=not visit.server.live)
-    else:
-        await _last_words(visit, send, reply)
-
-
-async def _last_words(visit: Visit, send: Send, reply: Reply) -> None:
-    """Answer before the body has arrived: take some more of it in, then close the connection."""
-    await send_reply(send, reply, close=True, more=True)
-    try:
-        async with asyncio.timeout(LINGER_S):
-            await visit.body.discard(visit.server.limits.max_bytes)
-    except TimeoutError:
-        log.info("%s: closed a connection whose body did not end", visit.scope["path"])
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    # While the server ends, callers are asked to connect anew: to another one.
+    await send_reply(send, reply, close=not visit.server.live)
 
 
 async def _traced(visit: Visit, handler: Callable[[Visit], Awaitable[Reply]], name: str) -> Reply | None:
