@@ -15,6 +15,7 @@ Every call works on its own objects and changes no global of Pillow, so threads 
 import hashlib
 import io
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -31,9 +32,17 @@ RULES = 1
 MAX_FRAMES = 1_000
 """An animation with more frames is refused, although only the first is used."""
 
+# A small file can cost much: parts that are parsed one by one, scans that each go over the whole picture, notes that
+# are unpacked. A photo has a few dozen parts and a dozen scans.
+MAX_PARTS, MAX_SCANS = 10_000, 64
+_MAX_SCANNED = 1_000_000_000  # pixels times scans of a JPEG
+_MAX_SEGMENTS, _MAX_PACKED, _MAX_EXIF = 1_000, 32, 262_144
+_STRIP = 4_000_000  # pixels that are put over white at once
+
 Reason = Literal[
-    "not_an_image", "format", "truncated", "too_many_bytes", "too_many_pixels", "too_small", "too_many_frames"
-]
+    "not_an_image", "format", "truncated", "too_many_bytes", "too_many_pixels", "too_small", "too_many_frames",
+    "too_many_parts",
+]  # fmt: skip
 
 _ALLOWED = "JPEG, PNG, GIF, WebP or BMP"
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
@@ -57,6 +66,10 @@ _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError,
     AttributeError, OverflowError, RuntimeError, Image.DecompressionBombError,
 )  # fmt: skip
+
+
+_PADDING = re.compile(rb"[^\xff]*\xff+")
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # of a part with a length, or the end; not in a scan's own data
 
 
 class BadImage(ValueError):
@@ -151,6 +164,9 @@ def _open(data: bytes, spec: ImageSpec) -> tuple[str, ImageFile.ImageFile]:
         _check_size(_webp_size(data), spec)
     elif name == "GIF" and _gif_frames(data) > MAX_FRAMES:
         raise BadImage("too_many_frames", f"the animation has more than {MAX_FRAMES:,} frames; send a still")
+    in_scan = _check_segments(data) if name == "JPEG" else 0
+    if name == "PNG":
+        _check_chunks(data)
     try:
         image = _OPENERS[name](io.BytesIO(data))
     except Image.DecompressionBombError as error:
@@ -160,6 +176,10 @@ def _open(data: bytes, spec: ImageSpec) -> tuple[str, ImageFile.ImageFile]:
     if name == "PNG" and not 0 < data.rfind(b"IEND") <= len(data) - 8:
         raise BadImage("truncated", "the PNG file is cut off: its last chunk is missing. Send the whole file")
     _check_size(image.size, spec)
+    if in_scan and (in_scan < len(image.getbands()) or "progressive" in image.info):
+        _check_scans(data, image.size)
+    if len(image.info.get("exif", b"")) > _MAX_EXIF:
+        raise _too_many_parts(f"its EXIF notes have more than {_MAX_EXIF:,} bytes")
     if name in ("WEBP", "PNG") and getattr(image, "n_frames", 1) > MAX_FRAMES:
         raise BadImage("too_many_frames", f"the animation has more than {MAX_FRAMES:,} frames; send a still")
     return name, image
@@ -227,23 +247,83 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise BadImage("truncated", f"the WEBP file begins with an unknown chunk {chunk!r}. Send the whole file")
 
 
+def _too_many_parts(what: str) -> BadImage:
+    return BadImage("too_many_parts", f"{what}; no photo needs that. Save it again, without its notes")
+
+
+def _check_segments(data: bytes) -> int:
+    """Refuse a JPEG whose header Pillow would be long in reading. Goes through it exactly as Pillow does.
+
+    Gives the number of colours in the first scan: if that is all of them and they are whole, no other scan is read.
+    """
+    at, end, parts, exif = 2, len(data), 0, 0
+    while at + 4 <= end and parts <= _MAX_SEGMENTS:
+        if data[at] != 0xFF or data[at + 1] == 0xFF:  # junk and padding, which Pillow reads byte by byte
+            found = _PADDING.match(data, at + 1)
+            parts += found.end() - at if found else 0
+            at = found.end() - (data[found.end() - 1] == 0xFF) if found else end
+            continue
+        marker = 0xFF00 | data[at + 1]
+        if marker == 0xFFDA:
+            break
+        parts += 1
+        _, _, handler = JpegImagePlugin.MARKER.get(marker, ("", "", None))
+        if marker == 0xFFE1 and data[at + 4 : at + 8] == b"Exif":
+            exif += 1
+        at += 2 + (max(2, data[at + 2] << 8 | data[at + 3]) if handler else 0)
+    if parts > _MAX_SEGMENTS or exif > _MAX_EXIF >> 16:
+        raise _too_many_parts(f"the JPEG header has more than {_MAX_SEGMENTS:,} parts, or much padding or EXIF")
+    return data[at + 4] if at + 4 < end else 0
+
+
+def _check_scans(data: bytes, size: tuple[int, int]) -> None:
+    most = min(MAX_SCANS, max(1, _MAX_SCANNED // (size[0] * size[1])))
+    if data.count(b"\xff\xda") <= most:  # a thumbnail or a film behind the photo may have some of its own
+        return
+    at, scans, parts = 2, 0, 0
+    while (found := _MARKER.search(data, at)) is not None and found.group() != b"\xff\xd9":
+        scans += found.group() == b"\xff\xda"
+        parts += 1
+        if scans > most or parts > MAX_PARTS:
+            raise _too_many_parts(f"the JPEG has more than {most} scans")
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+
+
+def _check_chunks(data: bytes) -> None:
+    at, end, parts, packed = 8, len(data), 0, 0
+    while at + 12 <= end and (kind := data[at + 4 : at + 8]) != b"IEND":
+        parts += 1
+        packed += kind in (b"zTXt", b"iTXt", b"iCCP")
+        if parts > MAX_PARTS or packed > _MAX_PACKED:
+            raise _too_many_parts(f"the PNG has more than {MAX_PARTS:,} chunks, or {_MAX_PACKED} packed texts")
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+
+
 def _gif_frames(data: bytes) -> int:
     """Image blocks in a GIF, counted without decoding; stops soon after MAX_FRAMES."""
-    frames, at, end = 0, 13, len(data)
+    frames, at, end, parts, most = 0, 13, len(data), 0, MAX_PARTS
     if end > 10 and data[10] & 0x80:
         at += 3 << ((data[10] & 7) + 1)
-    while at < end and frames <= MAX_FRAMES:
+    # Up to the first frame Pillow goes block by block, and byte by byte through junk; later ones are only counted.
+    while at < end and frames <= MAX_FRAMES and parts <= most:
+        parts += 1
         if data[at] == 0x2C:
-            frames += 1
+            frames, most = frames + 1, MAX_PARTS + end // 64
             flags = data[at + 9] if at + 9 < end else 0
             at += 11 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
         elif data[at] == 0x21:
             at += 2
-        else:
+        elif data[at] == 0x3B or frames:
             break
-        while at < end and data[at]:
+        else:
+            at += 1
+            continue
+        while at < end and data[at] and parts <= most:
             at += data[at] + 1
+            parts += 1
         at += 1
+    if parts > most:
+        raise _too_many_parts(f"the GIF has more than {most:,} parts")
     return frames
 
 
@@ -277,13 +357,25 @@ def _draft_size(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow itself takes the high byte of 16-bit colour
-        high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        high = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
         return Image.fromarray(high).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        white = Image.new("RGBA", seen.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, seen).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    width, height = image.size
+    lines = max(1, _STRIP // width)
+    if lines >= height:
+        return _over_white(image)
+    seen = Image.new("RGB", image.size)  # strip by strip: four copies of a large photo are too much to hold
+    for top in range(0, height, lines):
+        strip = image.crop((0, top, width, min(top + lines, height)))
+        seen.paste(_over_white(strip), (0, top))
+    return seen
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    seen = image.convert("RGBA")
+    white = Image.new("RGBA", seen.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, seen).convert("RGB")
 
 
 def _fit(image: Image.Image, spec: ImageSpec) -> Image.Image:
