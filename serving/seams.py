@@ -17,6 +17,9 @@ class FeatureSource(Protocol):
     service_hash: str
     """Must be the one on the model's card."""
 
+    def ready(self) -> str | None:
+        """None when it can be read, else why not."""
+
     def fill(self, photos: Sequence[Photo], at: datetime) -> None:
         """Give each photo its `context` and `defaulted`. Called in a worker thread; must not take longer than a read.
 

@@ -32,6 +32,9 @@ class Known:
 
     service_hash = SERVICE_HASH
 
+    def ready(self) -> str | None:
+        return None
+
     def fill(self, photos: Sequence[Photo], at: datetime) -> None:
         for photo in photos:
             photo.defaulted = not photo.sender.isdigit()

@@ -38,6 +38,9 @@ class Averages:
         self.service_hash = loaded.service_hash
         self._width = loaded.width
 
+    def ready(self) -> str | None:
+        return None
+
     def fill(self, photos: Sequence[Photo], at: datetime) -> None:
         for photo in photos:
             photo.context, photo.defaulted = np.ones(self._width, np.float32), True

@@ -53,6 +53,9 @@ class Senders:
     away: bool = False
     threads: set[str] = field(default_factory=set)
 
+    def ready(self) -> str | None:
+        return None
+
     def fill(self, photos: Sequence[Photo], at: datetime) -> None:
         assert at == AT
         self.threads.add(threading.current_thread().name)

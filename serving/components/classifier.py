@@ -94,7 +94,7 @@ class Classifier(Component):
         return self._arms.versions()
 
     def ready(self) -> str | None:
-        return self._arms.ready()
+        return self._arms.ready() or self._features.ready()
 
     def properties(self) -> dict[str, Any]:
         found: dict[str, Any] = {**self._arms.about(), "stats": list(STATS)}
