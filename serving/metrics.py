@@ -150,15 +150,16 @@ class Metrics:
             self._child(self._duration, door, model).observe(seconds)
         if problem is not None and (len(photos) != 1 or photos[0].problem is not problem):
             self._child(self._problems, problem.detail[:40]).inc()
-        arm, stages = "", call.seconds
+        arm = ""
+        told: set[str] = set()
         for photo in photos:
-            arm = photo.arm
+            arm = photo.arm or arm
             self._photo(model, photo)
+            told.update(photo.seconds)
             for stage, spent in photo.seconds.items():
-                self._child(self._stages, stage, arm).observe(spent)
-        told = photos[0].seconds if photos else stages
-        for stage, spent in stages.items():
-            if photos and stage not in told:
+                self._child(self._stages, stage, photo.arm).observe(spent)
+        for stage, spent in call.seconds.items():
+            if photos and stage not in told:  # what a photo tells is in the request's times as well
                 self._child(self._stages, stage, arm).observe(spent)
 
     def _photo(self, model: str, photo: Photo) -> None:

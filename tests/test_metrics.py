@@ -122,6 +122,15 @@ def test_stages_are_timed_by_arm(counted: tuple[Metrics, str]) -> None:
     assert found["classy_stage_duration_seconds_bucket", "arm=champion,le=0.004,stage=model"] == 4
 
 
+def test_a_time_that_photos_tell_is_not_counted_once_more_for_their_request() -> None:
+    metrics = Metrics()
+    photos = [Photo(problem=Problem("unprocessable", "cut off")), Photo(arm="champion", seconds={"model": 0.1})]
+    metrics.observe("classy", Call(seconds={"model": 0.1, "classifier": 0.2}), photos, 200)
+    found = values(metrics)
+    counts = {labels: value for (name, labels), value in found.items() if name == "classy_stage_duration_seconds_count"}
+    assert counts == {"arm=champion,stage=model": 1, "arm=champion,stage=classifier": 1}
+
+
 def test_what_is_scraped_over_http_is_what_was_counted(counted: tuple[Metrics, str]) -> None:
     names = {family.name for family in read_text(counted[1])}
     assert {"classy_requests", "classy_photos", "classy_ready", "process_resident_memory_bytes"} <= names
