@@ -1,4 +1,4 @@
-"""`classy serve` as people start it: two processes on the same ports, followed through promotions, kills and its end."""
+"""`classy serve` as people start it: two processes on the same ports, followed, killed, ended."""
 
 import json
 import os
@@ -22,7 +22,7 @@ import tritonclient.http
 from monitoring.stores import open_store
 from pipelines.recipe import ROOT, Recipe, load_recipe
 from pipelines.settings import Settings, load_settings
-from serving.client import Client
+from serving.client import Client, Problem, Unreachable
 from tests.champions import install_champion, prepare_days
 from tests.worlds import World, make_world
 
@@ -156,7 +156,7 @@ def test_a_promotion_is_followed_under_load_without_a_failed_request(serving: Se
                 photo = serving.photos[turn % len(serving.photos)]
                 try:
                     versions[client.classify(photo, sender=f"load-{turn}").model_version] += 1
-                except Exception as error:
+                except (Problem, Unreachable) as error:
                     problems.append(error)
                     return
 
