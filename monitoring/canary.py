@@ -35,6 +35,8 @@ Gate = Literal["accuracy", "errors", "latency"]
 GATES = 3
 SLOW = 0.05
 """Share of photos above the percentile that is compared."""
+STEP = 2 ** (1 / 8)
+"""How far apart the bounds of a histogram are: a photo counted under 8 ms took more than 8 / STEP."""
 TRIED = 8
 """Thresholds of latency that are tried at one look."""
 MIN_SENDERS = 8
@@ -281,7 +283,8 @@ def _at(minute: Minute) -> datetime:
 
 
 def _latency(champion: Sequence[Minute], canary: Sequence[Minute], rules: Rules) -> Finding:
-    bounds = np.array(sorted({bound for minute in (*champion, *canary) for bound in minute.latencies}))
+    seen = {bound for minute in (*champion, *canary) for bound in minute.latencies}
+    bounds = np.array(sorted({_round(edge) for bound in seen for edge in (bound / STEP, bound)}))
     ours, its = (_above(minutes, bounds) for minutes in (champion, canary))
     if not len(ours) or not len(its):
         return Finding(gate="latency", state="open", sentence="Latency is open: not both arms have answered yet.")
@@ -326,6 +329,11 @@ def _slower(ours: Floats, its: Floats, bounds: Floats, our_ms: float, its_ms: fl
     return "open"
 
 
+def _round(bound: float) -> float:
+    """To four digits, so that a bound and its neighbour's neighbour are one number."""
+    return float(f"{bound:.4g}")
+
+
 def _tried(thresholds: Floats) -> Floats:
     """Some of them, spread out: any choice is allowed."""
     if len(thresholds) <= TRIED:
@@ -340,7 +348,7 @@ def _above(minutes: Sequence[Minute], bounds: Floats) -> Floats:
     counts = np.zeros((len(answered), len(bounds)))
     for row, minute in enumerate(answered):
         for bound, photos in minute.latencies.items():
-            counts[row, column[bound]] = photos
+            counts[row, column[_round(bound)]] += photos
     return 1 - np.cumsum(counts, axis=1) / counts.sum(axis=1, keepdims=True)
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from scipy import stats
 
-from monitoring.canary import Answers, Arm, Finding, Minute, Rules, State, judge
+from monitoring.canary import STEP, Answers, Arm, Finding, Minute, Rules, State, judge
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 Minutes = tuple[list[Minute], list[Minute]]
@@ -158,7 +158,7 @@ def _senders(story: Story, rng: np.random.Generator) -> tuple[_Side, _Side]:
 
 
 def _minutes(story: Story, rng: np.random.Generator, *, count: int = 2_000) -> Minutes:
-    """Two thousand minutes in which both fail one photo in 500, in bursts that hit both."""
+    """Minutes in which both fail one photo in 500, in bursts that hit both."""
     burst = np.where(rng.random(count) < 0.02, 0.1, 0.0002)
     ours = [_minute(rng, at, 40, min(rate, 1.0), 1.0) for at, rate in enumerate(burst)]
     its = [_minute(rng, at, 10, min(rate + story.failing, 1.0), story.slower) for at, rate in enumerate(burst)]
@@ -169,7 +169,7 @@ def _minute(rng: np.random.Generator, at: int, photos: int, rate: float, slower:
     answered = int(rng.poisson(photos))
     errors = int(rng.binomial(answered, rate))
     times = slower * rng.lognormal(np.log(5), 0.5, answered - errors)
-    bounds, counts = np.unique(0.25 * 2 ** (np.ceil(4 * np.log2(times / 0.25)) / 4), return_counts=True)
+    bounds, counts = np.unique(0.25 * STEP ** np.ceil(np.log2(times / 0.25) / np.log2(STEP)), return_counts=True)
     latencies = {float(bound): int(photos) for bound, photos in zip(bounds, counts, strict=True)}
     return Minute(at=START + timedelta(minutes=at), photos=answered - errors, errors=errors, latencies=latencies)
 
