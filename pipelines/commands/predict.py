@@ -68,7 +68,7 @@ def predict(
     if json_:
         show([answer.as_json() for answer in answers], True)
     else:
-        Console(highlight=False).print(table(answers))
+        tell(answers, Console(highlight=False))
     if not all(answer.ok for answer in answers):
         raise typer.Exit(1)
 
@@ -127,18 +127,29 @@ def _progress(count: int, quiet: bool) -> Any:
     )
 
 
-def table(answers: Sequence["Answer"]) -> Table:
-    """For people: a row a photo, its problem in place of its class where it has one."""
+def tell(answers: Sequence["Answer"], console: Console) -> None:
+    """For people: a row a photo, and below it what is wrong with those that were not answered, each thing once."""
+    names = _short([answer.source for answer in answers])
+    answered = [(name, answer) for name, answer in zip(names, answers, strict=True) if answer.problem is None]
+    if answered:
+        console.print(_table(answered))
+    wrong: dict[str, list[str]] = {}
+    for name, answer in zip(names, answers, strict=True):
+        if answer.problem is not None:
+            wrong.setdefault(answer.problem.message, []).append(name)
+    for message, photos in wrong.items():
+        shown = ", ".join(photos[:3]) + (f" and {len(photos) - 3} more" if len(photos) > 3 else "")
+        console.print(f"[red]{escape(shown)}[/]: {escape(message)}", soft_wrap=True)
+
+
+def _table(answered: Sequence[tuple[str, "Answer"]]) -> Table:
     found = Table(box=None, pad_edge=False)
     for name in ("photo", "class", "confidence", "version", "arm", "ms"):
         found.add_column(name, justify="right" if name in ("confidence", "ms") else "left", overflow="fold")
-    for answer in answers:
-        if answer.problem is not None:
-            found.add_row(escape(answer.source), f"[red]{escape(answer.problem.message)}[/]")
-            continue
-        marks = [text for text, there in (("cached", answer.cached), ("default features", answer.defaulted)) if there]
+    for name, answer in answered:
+        marks = [text for text, there in (("cached", answer.cached), ("sender not known", answer.defaulted)) if there]
         found.add_row(
-            escape(answer.source),
+            escape(name),
             f"[bold]{escape(answer.label)}[/]",
             f"{answer.confidence:.1%}",
             escape(answer.model_version),
@@ -146,3 +157,9 @@ def table(answers: Sequence["Answer"]) -> Table:
             f"{answer.milliseconds:.1f}",
         )
     return found
+
+
+def _short(sources: Sequence[str]) -> list[str]:
+    """Names of files instead of their paths, where these tell them apart."""
+    names = [source if "://" in source else Path(source).name for source in sources]
+    return names if len(set(names)) == len(set(sources)) else list(sources)
