@@ -114,12 +114,14 @@ class Recall:
     def put(self, photo: Photo, arm: "Arm", fingerprint: str = "") -> None:
         """Remember a photo's answer.
 
-        It is kept under the features that the model was told, which may be newer than those of `fingerprint`. A photo
-        whose bytes were not here is passed over: its content hash is only what a client says.
+        It is kept under the features that the model was told, which may be newer than those of `fingerprint`. Passed
+        over is what a client only claims: a content hash without the bytes, or a context that is not of the picture.
         """
         if photo.photo is None or not photo.content_hash or photo.cached or photo.problem is not None:
             return
-        if photo.probabilities is None or photo.context is None:
+        if photo.probabilities is None or photo.context is None or photo.stats is None:
+            return
+        if not np.array_equal(photo.context[: len(STATS)], photo.stats):
             return
         answer = Answer(
             probabilities=photo.probabilities,
