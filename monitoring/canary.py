@@ -343,12 +343,14 @@ def _tried(thresholds: Floats) -> Floats:
 
 def _above(minutes: Sequence[Minute], bounds: Floats) -> Floats:
     """Share of a minute's photos above each bound: [T, B], in order of time, minutes without answers left out."""
-    column = {bound: place for place, bound in enumerate(bounds)}
+    rounded = {bound: place for place, bound in enumerate(bounds.tolist())}
+    seen = {bound for minute in minutes for bound in minute.latencies}
+    column = {bound: rounded[_round(bound)] for bound in seen}
     answered = [minute for minute in sorted(minutes, key=_at) if minute.latencies]
-    counts = np.zeros((len(answered), len(bounds)))
-    for row, minute in enumerate(answered):
-        for bound, photos in minute.latencies.items():
-            counts[row, column[_round(bound)]] += photos
+    places = [row * len(bounds) + column[bound] for row, minute in enumerate(answered) for bound in minute.latencies]
+    photos = [count for minute in answered for count in minute.latencies.values()]
+    flat = np.bincount(places, weights=photos, minlength=len(answered) * len(bounds))
+    counts = flat.reshape(len(answered), len(bounds))
     return 1 - np.cumsum(counts, axis=1) / counts.sum(axis=1, keepdims=True)
 
 

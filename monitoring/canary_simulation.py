@@ -39,6 +39,8 @@ class Story:
     """Error rate of the canary beyond the champion's."""
     slower: float = 1.0
     """How many times as long the canary takes."""
+    minutes: int = 1_000
+    """In which both arms answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,9 +159,9 @@ def _senders(story: Story, rng: np.random.Generator) -> tuple[_Side, _Side]:
     return sides[0], sides[1]
 
 
-def _minutes(story: Story, rng: np.random.Generator, *, count: int = 2_000) -> Minutes:
+def _minutes(story: Story, rng: np.random.Generator) -> Minutes:
     """Minutes in which both fail one photo in 500, in bursts that hit both."""
-    burst = np.where(rng.random(count) < 0.02, 0.1, 0.0002)
+    burst = np.where(rng.random(story.minutes) < 0.02, 0.1, 0.0002)
     ours = [_minute(rng, at, 40, min(rate, 1.0), 1.0) for at, rate in enumerate(burst)]
     its = [_minute(rng, at, 10, min(rate + story.failing, 1.0), story.slower) for at, rate in enumerate(burst)]
     return ours, its

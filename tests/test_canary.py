@@ -218,11 +218,11 @@ def test_at_the_margin_with_a_look_after_every_batch_it_is_seldom_promoted(icc: 
 
 
 def test_a_canary_as_good_as_the_champion_is_seldom_dropped_and_a_bad_one_soon_is() -> None:
-    quick = {"looks": 15, "senders": 200, "weight": 0.5, "icc": 0.02}
-    alike = measure(Story(name="alike", **quick), stories=25, seed=4, rules=RULES)
-    bad = measure(Story(name="bad", change=-0.3, **quick), stories=15, seed=4, rules=RULES)
-    failing = measure(Story(name="failing", failing=0.1, **quick), stories=8, seed=4, rules=RULES)
-    slow = measure(Story(name="slow", slower=3.0, **quick), stories=8, seed=4, rules=RULES)
+    quick = {"looks": 10, "senders": 200, "weight": 0.5, "icc": 0.02, "minutes": 200}
+    alike = measure(Story(name="alike", **quick), stories=12, seed=4, rules=RULES)
+    bad = measure(Story(name="bad", change=-0.3, **quick), stories=10, seed=4, rules=RULES)
+    failing = measure(Story(name="failing", failing=0.1, **quick), stories=5, seed=4, rules=RULES)
+    slow = measure(Story(name="slow", slower=3.0, **quick), stories=5, seed=4, rules=RULES)
     assert alike.dropped == 0
     assert (bad.dropped, failing.dropped, slow.dropped) == (1, 1, 1)
     assert bad.looks <= 5

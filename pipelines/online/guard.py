@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -65,12 +66,16 @@ async def guard(
         return
     from pipelines import canary
 
+    pause = every_s
     while True:
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(pause)
+        began = time.monotonic()
         try:
             found = await asyncio.to_thread(canary.judge, settings, recipe, as_of=clock())
         except Exception:  # whatever it is: a guard that ends guards nothing
             LOG.exception("the canary could not be judged; it is tried again in %g s", every_s)
             continue
+        # A long trial takes longer to look at: never more than a fortieth of a core.
+        pause = max(every_s, 40 * (time.monotonic() - began))
         if found.acted:
             LOG.warning("canary version %s: %s. %s", found.version, found.verdict, found.reason)
