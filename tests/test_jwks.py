@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import jwt
@@ -49,6 +49,8 @@ class Issuer(ThreadingHTTPServer):
     document = b""
     status = 200
     asked = 0
+    release: Event | None = None
+    """Where it is set, an answer waits for it in the middle."""
 
 
 @pytest.fixture
@@ -60,6 +62,8 @@ def issuer() -> Iterator[Issuer]:
             self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", str(len(server.document)))
             self.end_headers()
+            if server.release is not None:
+                server.release.wait(10)
             try:
                 self.wfile.write(server.document)
             except (BrokenPipeError, ConnectionResetError):
@@ -190,6 +194,23 @@ def test_an_issuer_that_shows_no_usable_keys_makes_503_and_is_not_asked_again_at
                 await tokens.verify(token("r"))
             assert (error.value.kind.status, error.value.detail) == (503, "jwks_away")
         assert issuer.asked == 1
+
+    asyncio.run(story())
+
+
+def test_an_issuer_that_does_not_end_its_answer_costs_a_bounded_time(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(jwks_module, "FETCH_S", 0.1)
+        issuer.release = Event()
+        try:
+            async with asyncio.timeout(5):
+                with pytest.raises(Problem) as error:
+                    await at(issuer, Clock()).verify(token("r"))
+        finally:
+            issuer.release.set()
+        assert error.value.detail == "jwks_away"
 
     asyncio.run(story())
 
