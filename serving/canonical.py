@@ -19,6 +19,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +44,8 @@ Reason = Literal[
     "not_an_image", "format", "truncated", "too_many_bytes", "too_many_pixels", "too_small", "too_many_frames",
     "too_many_parts",
 ]  # fmt: skip
+
+Room = Callable[[int], AbstractContextManager[object]]
 
 _ALLOWED = "JPEG, PNG, GIF, WebP or BMP"
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
@@ -133,8 +136,8 @@ def canonicalise(data: bytes, spec: ImageSpec) -> np.ndarray:
     return canonicalise_with_header(data, spec)[1]
 
 
-def canonicalise_with_header(data: bytes, spec: ImageSpec) -> tuple[Header, np.ndarray]:
-    """`inspect` and `canonicalise` for the price of one.
+def canonicalise_with_header(data: bytes, spec: ImageSpec, room: Room = nullcontext) -> tuple[Header, np.ndarray]:
+    """`inspect` and `canonicalise` for the price of one. `room` is entered with the pixels that are to be decoded.
 
     Raises:
         BadImage: the photo may not come in, or cannot be decoded whole.
@@ -144,8 +147,10 @@ def canonicalise_with_header(data: bytes, spec: ImageSpec) -> tuple[Header, np.n
     header = _header(name, image, orientation)
     image.draft(None, _draft_size(image.size, spec))  # JPEG alone: decode at a half, a quarter or an eighth
     try:
-        image.load()
-        small = _fit(_to_rgb(image), spec)
+        with room(header.width * header.height):
+            image.load()
+            small = _fit(_to_rgb(image), spec)
+            del image  # its pixels, before others are let in
     except _DAMAGE as error:
         raise BadImage("truncated", f"the {name} file is cut off or damaged: {error}. Send the whole file") from error
     if orientation in _ORIENTATIONS:
@@ -214,9 +219,7 @@ def _other_format(data: bytes) -> str | None:
     if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n":
         return "JPEG 2000"
     known = {b"8BPS": "a Photoshop file", b"%PDF": "a PDF", b"\0\0\1\0": "an icon", b"qoif": "QOI"}
-    if data[:4] in known:
-        return known[data[:4]]
-    return "SVG" if b"<svg" in data[:256].lower() else None
+    return known.get(data[:4]) or ("SVG" if b"<svg" in data[:256].lower() else None)
 
 
 def _check_size(size: tuple[int, int], spec: ImageSpec) -> None:
@@ -252,10 +255,7 @@ def _too_many_parts(what: str) -> BadImage:
 
 
 def _check_segments(data: bytes) -> int:
-    """Refuse a JPEG whose header Pillow would be long in reading. Goes through it exactly as Pillow does.
-
-    Gives the number of colours in the first scan: if that is all of them and they are whole, no other scan is read.
-    """
+    """Colours in a JPEG's first scan. Refuses a header that Pillow, which reads it the same way, would be long in."""
     at, end, parts, exif = 2, len(data), 0, 0
     while at + 4 <= end and parts <= _MAX_SEGMENTS:
         if data[at] != 0xFF or data[at + 1] == 0xFF:  # junk and padding, which Pillow reads byte by byte

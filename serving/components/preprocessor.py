@@ -2,11 +2,13 @@
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from serving.canonical import BadImage, ImageSpec, canonicalise_with_header
+from serving.canonical import BadImage, ImageSpec
 from serving.components.base import Call, Component, Shapes
+from serving.components.decoders import DECODERS, Room, decode
 from serving.lanes import Lane
 from serving.photos import Photo
 from serving.pictures import STATS, picture_figures
@@ -36,6 +38,7 @@ class Preprocessor(Component):
         threads: that decode at once. Pillow leaves the interpreter to others while it decodes.
         queue: photos that wait; the next one is told to come again.
         batch: photos that one thread takes at once.
+        pixels: decoded at once in all threads together, about 16 bytes each at worst; a larger photo is decoded alone.
     """
 
     name = "preprocessor"
@@ -50,9 +53,11 @@ class Preprocessor(Component):
         queue: int = 256,
         batch: int = 4,
         limit: int = 64,
+        pixels: int = 50_000_000,
     ) -> None:
         self._spec: Callable[[], ImageSpec] = (lambda: spec) if isinstance(spec, ImageSpec) else spec
         self.limit = limit
+        self._room = Room(pixels)
         self.lane: Lane[_Job, None] = Lane(self._work, name="preprocessor", batch=batch, queue=queue, threads=threads)
 
     async def apply(self, photos: Sequence[Photo], call: Call) -> None:
@@ -79,7 +84,7 @@ class Preprocessor(Component):
         start = time.perf_counter()
         data = photo.photo or b""
         try:
-            header, image = canonicalise_with_header(data, spec)
+            header, image = decode(data, spec, self._room.take)
         except BadImage as error:
             return as_problem(error)
         photo.stats = picture_figures(image, width=header.width, height=header.height)
@@ -102,9 +107,12 @@ class Preprocessor(Component):
             "max_bytes": spec.max_bytes,
             "max_pixels": spec.max_pixels,
             "stats": list(STATS),
+            "formats": list(DECODERS),
         }
 
     async def start(self) -> None:
+        # Pillow warns of each broken note in a photo; a stranger's file is no reason to fill the server's log.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
         self.lane.start()
 
     async def stop(self) -> None:
