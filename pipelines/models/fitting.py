@@ -91,7 +91,7 @@ def plan(settings: Settings, recipe: Recipe, candidate: Candidate, data: Snapsho
         classes=len(data.classes),
         context=len(data.context_names),
         size=int(data.meta["size"]),
-        options=_options(candidate, int(data.meta["size"])),
+        options=options_of(candidate, int(data.meta["size"])),
     )
     precision, options = "float32", None
     if isinstance(candidate, NetworkCandidate):
@@ -107,7 +107,8 @@ def plan(settings: Settings, recipe: Recipe, candidate: Candidate, data: Snapsho
     )
 
 
-def _options(candidate: Candidate, size: int) -> dict[str, Any]:
+def options_of(candidate: Candidate, size: int) -> dict[str, Any]:
+    """`ModelSpec.options` of a candidate for images of `size` pixels."""
     if isinstance(candidate, SklearnCandidate):
         return {"pixels": candidate.pixels}
     if isinstance(candidate, ResnetCandidate):
