@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from scipy import stats
 
-from monitoring.canary import STEP, Answers, Arm, Finding, Minute, Rules, State, judge
+from monitoring.canary import STEP, Answers, Arm, Finding, Gate, Minute, Rules, State, judge
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 Minutes = tuple[list[Minute], list[Minute]]
@@ -63,16 +63,16 @@ class Measured:
         return float(stats.beta.ppf(confidence, count + 1, self.stories - count)) if count < self.stories else 1.0
 
 
-def measure(story: Story, *, stories: int, seed: int, rules: Rules, whole: bool = True) -> Measured:
+def measure(story: Story, *, stories: int, seed: int, rules: Rules, gate: Gate | None = None) -> Measured:
     """Tell a story many times.
 
     Args:
-        whole: all three gates; otherwise accuracy alone decides, with errors and latency as good as proven.
+        gate: the one that decides alone, as if the others held; None: all three.
     """
     verdicts, looks, photos = [], [], []
     for number in range(stories):
         rng = np.random.default_rng([seed, number])
-        verdict, look, count = _tell(story, rng, rules, whole)
+        verdict, look, count = _tell(story, rng, rules, gate)
         verdicts.append(verdict)
         looks.append(look)
         photos.append(count)
@@ -88,31 +88,30 @@ def measure(story: Story, *, stories: int, seed: int, rules: Rules, whole: bool 
     )
 
 
-def _tell(story: Story, rng: np.random.Generator, rules: Rules, whole: bool) -> tuple[str, int, int]:
+def _tell(story: Story, rng: np.random.Generator, rules: Rules, gate: Gate | None) -> tuple[str, int, int]:
     ours, its = _senders(story, rng)
-    good = good_minutes(60)
     verdict, count = "CONTINUE", 0
-    minutes = _minutes(story, rng) if whole else good
+    minutes: Minutes = ([], []) if gate == "accuracy" else _minutes(story, rng)
     for look in range(1, story.looks + 1):
         for arm in (ours, its):
             arm.batch(rng)
         count = int(its.rows.sum())
-        done = len(minutes[0]) * look // story.looks if whole else len(minutes[0])
+        done = len(minutes[0]) * look // story.looks
         ruling = judge(
             Arm(answers=ours.answers(), minutes=minutes[0][:done]),
             Arm(answers=its.answers(), minutes=minutes[1][:done]),
             days=0,
             rules=rules,
         )
-        verdict = ruling.verdict if whole else _alone(ruling.findings)
+        verdict = ruling.verdict if gate is None else _alone(ruling.findings, gate)
         if verdict != "CONTINUE":
             return verdict, look, count
     return verdict, story.looks, count
 
 
-def _alone(findings: Sequence[Finding]) -> str:
+def _alone(findings: Sequence[Finding], gate: Gate) -> str:
     says: dict[State, str] = {"holds": "PROMOTE", "broken": "DROP", "open": "CONTINUE"}
-    return says[findings[0].state]
+    return says[next(finding.state for finding in findings if finding.gate == gate)]
 
 
 @dataclass(slots=True)
@@ -174,12 +173,3 @@ def _minute(rng: np.random.Generator, at: int, photos: int, rate: float, slower:
     bounds, counts = np.unique(0.25 * STEP ** np.ceil(np.log2(times / 0.25) / np.log2(STEP)), return_counts=True)
     latencies = {float(bound): int(photos) for bound, photos in zip(bounds, counts, strict=True)}
     return Minute(at=START + timedelta(minutes=at), photos=answered - errors, errors=errors, latencies=latencies)
-
-
-def good_minutes(count: int) -> Minutes:
-    """Minutes in which both arms answer everything, and alike."""
-    found = [
-        Minute(at=START + timedelta(minutes=minute), photos=10, errors=0, latencies={4.0: 8, 8.0: 2})
-        for minute in range(count)
-    ]
-    return found, found

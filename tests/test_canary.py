@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.canary import MIN_SENDERS, STEP, Answers, Arm, Minute, Rules, judge, likeness
-from monitoring.canary_simulation import Story, good_minutes, measure
+from monitoring.canary_simulation import Story, measure
 from monitoring.wealth import log_wealth_above, log_wealth_below, radius
 from serving.versions.tally import BOUNDS_MS
 
@@ -211,7 +211,7 @@ def test_likeness_is_a_share_and_zero_for_independent_answers(
 def test_at_the_margin_with_a_look_after_every_batch_it_is_seldom_promoted(icc: float) -> None:
     """The worst canary that must not be promoted. The tables of `docs/canary.md` have many more stories."""
     story = Story(name="at the margin", change=-RULES.margin, icc=icc, looks=30, senders=200)
-    found = measure(story, stories=80, seed=3, rules=RULES, whole=False)
+    found = measure(story, stories=80, seed=3, rules=RULES, gate="accuracy")
     # One-sided 99% of what 1 − confidence may show in 80 stories.
     assert found.promoted <= 0.05 + 2.33 * math.sqrt(0.05 * 0.95 / 80)
     assert found.dropped <= 0.05
@@ -228,7 +228,16 @@ def test_a_canary_as_good_as_the_champion_is_seldom_dropped_and_a_bad_one_soon_i
     assert bad.looks <= 5
 
 
-def test_good_minutes_prove_what_the_simulation_takes_for_granted() -> None:
-    ours, its = good_minutes(1500)
-    found = states(Arm(answers=answers(0.9), minutes=ours), Arm(answers=answers(0.9), minutes=its))
-    assert (found["errors"], found["latency"]) == ("holds", "holds")
+@pytest.mark.parametrize("gate", ["errors", "latency"])
+def test_a_guard_is_seldom_taken_to_hold_at_its_margin(gate: Any) -> None:
+    at = {"failing": RULES.error_margin} if gate == "errors" else {"slower": RULES.latency_factor}
+    story = Story(name=gate, looks=4, senders=20, minutes=400, **at)
+    found = measure(story, stories=40, seed=6, rules=RULES, gate=gate)
+    assert found.promoted <= 0.05 + 2.33 * math.sqrt(0.05 * 0.95 / 40)
+    assert found.dropped <= 0.05
+
+
+@pytest.mark.parametrize("gate", ["errors", "latency"])
+def test_a_guard_holds_where_both_arms_do_alike(gate: Any) -> None:
+    found = measure(Story(name="alike", looks=2, senders=20), stories=5, seed=6, rules=RULES, gate=gate)
+    assert found.promoted == 1
