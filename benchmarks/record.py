@@ -36,8 +36,8 @@ class Row:
         return {**asdict(self), "ratio": round(ratio, 3), "holds": ratio >= self.goal}
 
 
-def record(name: str, rows: list[Row]) -> Path:
-    """Write the rows with the machine and the commit they were measured on."""
+def record(name: str, rows: list[Row], **more: object) -> Path:
+    """Write the rows with the machine and the commit they were measured on; `more` is for readers."""
     memory = psutil.virtual_memory().total / 2**30
     cores = len(os.sched_getaffinity(0))
     machine = f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"
@@ -45,6 +45,6 @@ def record(name: str, rows: list[Row]) -> Path:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     path = load_settings().home / "bench" / f"{name}.json"
-    found = {"machine": machine, "commit": commit.stdout.strip(), "rows": [row.as_json() for row in rows]}
+    found = {"machine": machine, "commit": commit.stdout.strip(), "rows": [row.as_json() for row in rows], **more}
     write_text(str(path), json.dumps(found, indent=1))
     return path

@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from pipelines.recipe import RECIPES, Recipe, load_recipe
 from pipelines.settings import Settings, load_settings
 
-COUNT, SEED = 96, 7
+COUNT, SEED = 160, 7
 SENDERS = 8
 """Made-up photos have so many."""
 DAYS = 2
@@ -122,7 +122,7 @@ def make_package(folder: Path, sent: list[Sent], recipe: Recipe, *, run_id: str 
         model.train()(torch.from_numpy(images), context)
         model.eval()
         model.head.classes.weight[:, EMBEDDING:] = 0.0
-        model.head.classes.weight[:, :EMBEDDING] *= 4.0
+        model.head.classes.weight[:, :EMBEDDING] *= 5.0
     card = {
         "name": "resnet", "candidate": "resnet", "kind": "resnet", "classes": list(classes),
         "image": {"size": spec.size, "fit": spec.fit}, "image_spec_hash": spec.digest(), "service": SERVICE,
