@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import select
 import socket
 import struct
 import time
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
 from serving.problems import Problem
-from serving.rest import connections
+from serving.rest import app, connections
 from serving.server import Limits
 from tests.brightness import DARK, Broken, Slow, a_server
 from tests.serving import Running, running
@@ -127,6 +128,26 @@ def test_a_bomb_is_refused_after_the_limit_not_after_its_size(client: httpx.Clie
     assert answer.status_code == 413
     assert "after decompression" in answer.json()["error"]
     assert time.perf_counter() - start < 2
+
+
+def test_bodies_of_many_clients_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that send all but the end hold what they sent; when there is no room, the next one is told to wait."""
+    monkeypatch.setattr(app, "ROOM", 0)
+    part = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % LIMIT + b"x" * (LIMIT - 1)
+    with running(a_server()) as small, contextlib.ExitStack() as held, httpx.Client(base_url=small.rest) as client:
+        wires = []
+        for _ in range(5):  # room for four
+            wires.append(held.enter_context(socket.create_connection(("127.0.0.1", small.rest_port), timeout=10)))
+            wires[-1].sendall(part)
+        refused = [wire for wire in select.select(wires, [], [], 4)[0] if b" 429 " in wire.recv(65_536)[:20]]
+        assert len(refused) == 1
+        assert client.post("/predict", content=DARK).status_code == 200  # small ones go on
+        for wire in wires:
+            if wire not in refused:
+                wire.sendall(b"x")
+                assert b" 422 " in wire.recv(65_536)[:20]
+        whole = DARK + b"\0" * (LIMIT - len(DARK))
+        assert client.post("/predict", content=whole).status_code == 200
 
 
 def test_compressed_bodies_that_are_none_are_refused(client: httpx.Client) -> None:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from serving.problems import Problem
 from serving.rest import docs, page, v2
 from serving.rest.access import told_as_problems
-from serving.rest.body import Receive
+from serving.rest.body import Receive, Room
 from serving.rest.infer import infer, path_of
 from serving.rest.predict import predict
 from serving.rest.replies import Reply, Send, refusal, send_reply
@@ -17,6 +17,10 @@ from serving.server import Server
 
 if TYPE_CHECKING:
     from serving.metrics import Metrics
+
+
+ROOM = 1_000_000_000
+"""Bytes of all bodies that are being read or worked on at once, unless four of the largest are more."""
 
 
 class App:
@@ -29,6 +33,7 @@ class App:
         self.server = server
         self.metrics = metrics
         self.rest = _rest(server, metrics)
+        self.room = Room(max(ROOM, 4 * server.limits.max_bytes))
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -52,7 +57,7 @@ class App:
             _, headers, body = refusal(Problem("bad_request", f"{scope['method']} {scope['path']}: send a POST"))
             await send_reply(send, (405, [*headers, (b"allow", b"POST")], body), close=True)
             return
-        await serve_visit(Visit(self.server, scope, receive), send, work, self.metrics, name)
+        await serve_visit(Visit(self.server, scope, receive, self.room), send, work, self.metrics, name)
 
 
 def create_app(server: Server, metrics: "Metrics | None" = None) -> App:

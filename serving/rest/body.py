@@ -21,21 +21,55 @@ class Gone(Exception):
     """The client has hung up: nobody waits for an answer."""
 
 
+class Room:
+    """Memory for the bodies of all requests that are under way at once; small bodies are not counted.
+
+    Args:
+        limit: bytes.
+    """
+
+    __slots__ = ("limit", "taken")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        """Raises Problem (429) when there is none left."""
+        if self.taken + size > self.limit:
+            raise Problem("busy", "the server is reading as much as it has room for", detail="room", retry_after=1.0)
+        self.taken += size
+
+
 class Body:
-    """Reads one request's body. `read` is called at most once.
+    """Reads one request's body. `read` is called at most once, and `done` after it.
 
     Args:
         receive: of ASGI.
         headers: of the request, lower-case names.
         limit: bytes of the body, after decompression.
+        room: shared with the other requests.
     """
 
-    __slots__ = ("_headers", "_limit", "_receive")
+    __slots__ = ("_headers", "_limit", "_receive", "_room", "_taken")
 
-    def __init__(self, receive: Receive, headers: dict[bytes, bytes], limit: int) -> None:
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes], limit: int, room: Room | None = None) -> None:
         self._receive = receive
         self._headers = headers
         self._limit = limit
+        self._room = room
+        self._taken = 0
+
+    def done(self) -> None:
+        """Nobody needs the bytes any more."""
+        if self._taken and self._room is not None:
+            self._room.taken -= self._taken
+            self._taken = 0
+
+    def _take(self, size: int) -> None:
+        if self._room is not None:
+            self._room.take(size)
+            self._taken += size
 
     async def read(self) -> bytes:
         """All of it.
@@ -61,8 +95,11 @@ class Body:
         if encoding not in _WINDOW:
             return data
         if len(data) < _IN_A_THREAD:
-            return self._decompressed(data, encoding)
-        return await asyncio.to_thread(self._decompressed, data, encoding)
+            found = self._decompressed(data, encoding)
+        else:
+            found = await asyncio.to_thread(self._decompressed, data, encoding)
+        self._take(len(found))
+        return found
 
     async def _rest(self, message: MutableMapping[str, Any]) -> bytes:
         parts, size = [], 0
@@ -73,6 +110,7 @@ class Body:
             size += len(part)
             if size > self._limit:
                 raise self._too_large("is longer")
+            self._take(len(part))
             parts.append(part)
             if not message.get("more_body", False):
                 return b"".join(parts)

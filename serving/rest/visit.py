@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from serving import traces
 from serving.components.base import Call
 from serving.problems import Problem
-from serving.rest.body import Body, Gone, Receive
+from serving.rest.body import Body, Gone, Receive, Room
 from serving.rest.replies import INTERNAL, Reply, Send, refusal, send_reply
 from serving.server import Server
 
@@ -43,11 +43,13 @@ class Visit:
         "server",
     )
 
-    def __init__(self, server: Server, scope: MutableMapping[str, Any], receive: Receive) -> None:
+    def __init__(
+        self, server: Server, scope: MutableMapping[str, Any], receive: Receive, room: Room | None = None
+    ) -> None:
         self.server = server
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.body = Body(receive, self.headers, server.limits.max_bytes)
+        self.body = Body(receive, self.headers, server.limits.max_bytes, room)
         self.call = Call()
         self.model = ""
         client = scope.get("client")
@@ -119,6 +121,7 @@ class Visit:
             self._task.uncancel()
             return None
         finally:
+            self.body.done()
             if self._watch is not None:
                 self._watch.cancel()
 
