@@ -32,11 +32,9 @@ NOTHING: dict[str, object] = dict.fromkeys(PROFILE)
 """The profile of a sender that nobody knows, as `feature_repo.definitions.context` takes it."""
 
 _LIST = "float_list_val"
-_FIELDS: dict[Any, str] = {Int64: "int64_val", Float64: "double_val"}
-_KINDS = tuple((name, _FIELDS.get(dtype, _LIST)) for name, dtype in PROFILE.items())
+_TYPES: dict[Any, str] = {Int64: "int64_val", Float64: "double_val"}
+_FIELDS = {name: _TYPES.get(dtype, _LIST) for name, dtype in PROFILE.items()}
 """Which field of Feast's Value holds a feature; to ask each value for it (`WhichOneof`) takes longer than reading."""
-
-Row = tuple[datetime | None, dict[str, Value] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,6 @@ class ProfileReader:
     def __init__(self, store: FeatureStore) -> None:
         self._config = store.config
         self._view: FeatureView = store.get_feature_view(VIEW)
-        self._names = list(PROFILE)
         self._online = _online_store(store.config)
         self._lock = threading.Lock()
 
@@ -69,16 +66,23 @@ class ProfileReader:
         Raises:
             Exception: whatever the store raises that cannot be read; each has its own kinds.
         """
+        if isinstance(self._online, _LeanSqlite):
+            with self._lock:
+                return self._online.profiles(self._config, self._view, senders)
         keys = [_key(sender) for sender in senders]
         with self._lock:
-            rows = self._online.online_read(self._config, self._view, keys, self._names)
+            rows = self._online.online_read(self._config, self._view, keys, list(PROFILE))
         found = {}
         for sender, (time, values) in zip(senders, rows, strict=True):
-            # Stores keep a row a feature: a profile of which some are not there yet is not there yet.
-            if time is None or values is None or len(values) < len(PROFILE) or not values["photos"].WhichOneof("val"):
+            if (
+                time is None
+                or values is None
+                or values.keys() < PROFILE.keys()
+                or not values["photos"].WhichOneof("val")
+            ):
                 continue
             seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-            found[sender] = Profile(seconds, {name: _plain(values[name], kind) for name, kind in _KINDS})
+            found[sender] = Profile(seconds, {name: _plain(values[name], _FIELDS[name]) for name in PROFILE})
         return found
 
 
@@ -105,35 +109,32 @@ def _online_store(config: RepoConfig) -> OnlineStore:
 
 class _LeanSqlite(SqliteOnlineStore):
     """Feast's SQLite store, read without what Feast's own read does for nobody: it decodes every feature of the view,
-    whichever were asked for, and makes a datetime for each. One of these reads one view."""
+    whichever were asked for, and makes a datetime for each."""
 
     _select: str | None = None
 
-    def online_read(
-        self,
-        config: RepoConfig,
-        table: FeatureView,
-        entity_keys: list[EntityKey],
-        requested_features: list[str] | None = None,
-    ) -> list[Row]:
+    def profiles(self, config: RepoConfig, view: FeatureView, senders: Sequence[str]) -> dict[str, Profile]:
+        """What `ProfileReader.read` gives."""
         version = config.entity_key_serialization_version
-        keys = [_serialized(key.entity_values[0].string_val, version) for key in entity_keys]
-        names = requested_features or [field.name for field in table.features]
+        keys = {_serialized(sender, version): sender for sender in senders}
         if self._select is None:
             # `+0`: a bare event_ts would be turned into a datetime in every row.
-            self._select = f"SELECT entity_key, feature_name, value, event_ts+0 FROM {_quoted(config, table)}"  # noqa: S608
+            self._select = f"SELECT entity_key, feature_name, value, event_ts+0 FROM {_quoted(config, view)}"  # noqa: S608
         connection: sqlite3.Connection = self._get_conn(config)
         rows: list[tuple[bytes, str, bytes, int]] = connection.execute(
-            f"{self._select} WHERE entity_key IN (?{',?' * (len(keys) - 1)})", keys
+            f"{self._select} WHERE entity_key IN (?{',?' * (len(keys) - 1)}) ORDER BY entity_key", list(keys)
         ).fetchall()
-        found: dict[bytes, tuple[datetime, dict[str, Value]]] = {}
+        found: dict[str, Profile] = {}
+        last, values = b"", dict[str, object]()
+        decode = Value.FromString
         for key, name, data, seconds in rows:
-            if name in names:
-                if key not in found:
-                    found[key] = (datetime.fromtimestamp(seconds, UTC), {})
-                found[key][1][name] = Value.FromString(data)
-        nobody: Row = (None, None)
-        return [found.get(key, nobody) for key in keys]
+            if key != last:
+                last, values = key, {}
+                found[keys[key]] = Profile(seconds, values)
+            field = _FIELDS.get(name)
+            if field is not None and data:  # no bytes are no value
+                values[name] = _plain(decode(data), field)
+        return {sender: profile for sender, profile in found.items() if len(profile.values) == len(PROFILE)}
 
 
 def _quoted(config: RepoConfig, table: FeatureView) -> str:
