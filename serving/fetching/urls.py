@@ -61,6 +61,10 @@ def checked(url: URL, *, hosts: Collection[str], ports: Collection[int], own: tu
     Raises:
         Problem: as `read_url`.
     """
+    try:
+        port = url.port  # yarl looks at the authority when it is asked for
+    except ValueError as error:
+        raise invalid(url, f"is no URL: {error}") from error
     if url.scheme not in ("http", "https"):
         raise forbidden(url, "begins with neither http:// nor https://; give such a URL, or send the photo itself")
     if not url.raw_host or url.raw_authority.endswith(":"):
@@ -70,9 +74,9 @@ def checked(url: URL, *, hosts: Collection[str], ports: Collection[int], own: tu
     host = _host(url, own)
     if hosts and not any(fnmatchcase(host, pattern.lower()) for pattern in hosts):
         raise forbidden(url, f"{host} is not among the hosts that photos come from: {', '.join(hosts)}")
-    if url.port not in ports:
-        among = ", ".join(str(port) for port in sorted(ports))
-        raise forbidden(url, f"port {url.port} is not asked; ports are {among}")
+    if port not in ports:
+        among = ", ".join(str(one) for one in sorted(ports))
+        raise forbidden(url, f"port {port} is not asked; ports are {among}")
     return url if host == url.raw_host and not url.raw_fragment else url.with_host(host).with_fragment(None)
 
 
