@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.commands import sequence
 from pipelines.commands.shared import JsonOption, show
 from pipelines.errors import ClassyError
 from pipelines.settings import load_settings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from serving.client import Answer
 
 app = typer.Typer()
+app.add_typer(sequence.app)
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp"})
 LONG = 32
 """Photos from which on progress is shown."""

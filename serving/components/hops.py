@@ -110,11 +110,8 @@ class Onward(Component):
     def versions(self) -> tuple[str, ...]:
         return self.component.versions()
 
-    def classes(self) -> tuple[str, ...]:
-        return self.component.classes()
-
     def properties(self) -> dict[str, Any]:
-        traffic = {name: hop.properties() for name, hop in self._hops.items() if isinstance(hop, Remote)}
+        traffic = {name: hop.traffic() for name, hop in self._hops.items() if isinstance(hop, Remote)}
         found = self.component.properties()
         found |= {"hops": traffic} if traffic else {}
         return found | ({"next": list(self._default)} if self._default else {})

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serving.components.base import Call, Component, Shapes
+from serving.components.remote import Remote
 from serving.messages import InferRequest, InferResponse
 from serving.photos import Photo
 from serving.problems import Problem
@@ -79,11 +80,9 @@ class Pipeline(Component):
     def versions(self) -> tuple[str, ...]:
         return self._classifier.versions()
 
-    def classes(self) -> tuple[str, ...]:
-        return self._classifier.classes()
-
     def properties(self) -> dict[str, Any]:
-        return self._classifier.properties()
+        traffic = {name: part.traffic() for name, part in self._parts.items() if isinstance(part, Remote)}
+        return {**self._classifier.properties(), **({"hops": traffic} if traffic else {})}
 
     def ready(self) -> str | None:
         return next((f"{name}: {why}" for name, part in self._parts.items() if (why := part.ready())), None)

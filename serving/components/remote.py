@@ -63,9 +63,12 @@ class Backend:
     until: float = 0.0
     why: str = "has not answered yet"
     """Why it cannot be used; empty: it can."""
+    requests: int = 0
     sent: int = 0
     received: int = 0
     """Bytes of messages, without what HTTP and TCP put around them."""
+    seconds: float = 0.0
+    """Waited for answers."""
 
 
 class Remote(Component):
@@ -113,16 +116,22 @@ class Remote(Component):
     def versions(self) -> tuple[str, ...]:
         return () if self._metadata is None else self._metadata.versions
 
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.properties().get("classes") or ())
-
     def properties(self) -> dict[str, Any]:
         there = {} if self._metadata is None else self._metadata.properties
         backends = [
-            {"address": b.address, "ready": not b.why, "sent_bytes": b.sent, "received_bytes": b.received}
-            for b in self._backends
+            {"address": backend.address, "ready": not backend.why, "requests": backend.requests}
+            for backend in self._backends
         ]
         return {**there, "backends": backends}
+
+    def traffic(self) -> dict[str, float]:
+        """What was asked of all backends together: requests, sent_bytes, received_bytes, seconds."""
+        return {
+            "requests": sum(backend.requests for backend in self._backends),
+            "sent_bytes": sum(backend.sent for backend in self._backends),
+            "received_bytes": sum(backend.received for backend in self._backends),
+            "seconds": sum(backend.seconds for backend in self._backends),
+        }
 
     def ready(self) -> str | None:
         if any(not backend.why for backend in self._backends):
@@ -236,6 +245,7 @@ class Remote(Component):
         for backend in self._in_turn():
             left = call.left()
             timeout = self._timeout_s if left is None else min(left, self._timeout_s)
+            start = time.perf_counter()
             try:
                 answer, sent, received = await backend.channel.infer(request, timeout=timeout, headers=headers)
             except Unreachable as error:
@@ -249,6 +259,8 @@ class Remote(Component):
                 last = problem
                 continue
             backend.why = ""
+            backend.requests += 1
+            backend.seconds += time.perf_counter() - start
             backend.sent += sent
             backend.received += received
             return answer

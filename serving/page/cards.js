@@ -58,9 +58,10 @@ export function show(card, answer, truth) {
 function stages(card, answer) {
   const parts = Object.entries(answer.timing).filter(([, ms]) => ms > 0);
   const inside = parts.reduce((sum, [, ms]) => sum + ms, 0);
-  parts.push(["network and waiting", Math.max(0, answer.milliseconds - inside)]);
+  parts.push(["network", Math.max(0, answer.milliseconds - inside)]);
   const bar = card.querySelector(".stages");
   const legend = card.querySelector(".legend");
+  legend.append(element("span", "", `${shown(answer.milliseconds)} ms:`));
   parts.forEach(([name, ms], i) => {
     const known = KNOWN.indexOf(name);
     const colour = i === parts.length - 1 ? "s6" : `s${(known >= 0 ? known : i) % 5 + 1}`;
@@ -69,7 +70,6 @@ function stages(card, answer) {
     bar.append(piece);
     legend.append(element("b", colour, `${name.replaceAll("_", " ")} ${shown(ms)}`));
   });
-  legend.append(element("span", "", `together ${shown(answer.milliseconds)} ms`));
   bar.setAttribute("aria-label", `Where the time went: ${parts.map(([name, ms]) => `${name} ${shown(ms)} ms`).join(", ")}`);
   card.querySelector(".where").hidden = false;
 }
