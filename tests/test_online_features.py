@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from feast.infra.online_stores.sqlite import SqliteOnlineStore
+from feast.infra.passthrough_provider import PassthroughProvider
 
 from pipelines import materialize, prepare
 from pipelines.data.features import apply_features, context_rows, online_context, open_features, service_hash
-from pipelines.data.senders import ProfileReader, _LeanSqlite
+from pipelines.data.senders import ProfileReader
 from pipelines.online.features import LOOK_S, SENDERS, OnlineFeatures
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
@@ -222,9 +224,9 @@ def test_the_lean_read_of_sqlite_says_what_feasts_own_says(world: World, monkeyp
     handle = open_features(world.settings, world.recipe)
     senders = ["sender-03", "nobody", "sender-00", 'søster\'s "quote"']
     lean = ProfileReader(handle.store)
-    monkeypatch.setattr("pipelines.data.senders._LeanSqlite", _LeanSqlite.__mro__[1])
+    monkeypatch.setattr("pipelines.data.senders._online_store", lambda config: PassthroughProvider(config).online_store)
     own = ProfileReader(handle.store)
-    assert type(own._online) is not type(lean._online)
+    assert type(own._online) is SqliteOnlineStore is not type(lean._online)
     assert own.read(senders) == lean.read(senders)
     assert set(own.read(senders)) == {"sender-00", "sender-03"}
 

@@ -74,12 +74,10 @@ class ProfileReader:
             rows = self._online.online_read(self._config, self._view, keys, list(PROFILE))
         found = {}
         for sender, (time, values) in zip(senders, rows, strict=True):
-            if (
-                time is None
-                or values is None
-                or values.keys() < PROFILE.keys()
-                or not values["photos"].WhichOneof("val")
-            ):
+            # A profile of which some features are not there yet is not there yet.
+            if time is None or values is None or not values.keys() >= PROFILE.keys():
+                continue
+            if not values["photos"].WhichOneof("val"):
                 continue
             seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
             found[sender] = Profile(seconds, {name: _plain(values[name], _FIELDS[name]) for name in PROFILE})
