@@ -18,7 +18,7 @@ from serving.fetching.connecting import (
     Resolve,
     SystemResolver,
 )
-from serving.fetching.urls import checked, forbidden, invalid, read_url, shown
+from serving.fetching.urls import checked, forbidden, invalid, parsed, read_url, shown
 from serving.problems import Problem
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -234,7 +234,7 @@ def _location(answer: aiohttp.ClientResponse, url: URL) -> URL:
     try:
         if not text or any(sign <= " " or sign in "\\\x7f" for sign in text):
             raise ValueError("names no address")
-        return url.join(URL(text, encoded=text.isascii()))
+        return url.join(parsed(text))
     except (ValueError, UnicodeError) as error:
         raise invalid(url, f"was sent on to what is no URL: {error}") from error
 

@@ -48,11 +48,21 @@ def read_url(text: str, *, hosts: Collection[str], ports: Collection[int], own: 
     if found := _UNFIT.search(text):
         raise invalid(text, f"has {found.group()!r} in it; encode it as %{ord(found.group()):02X}")
     try:
-        # What is ASCII goes out as it came, since a signed URL must; anything else is encoded.
-        url = URL(text, encoded=text.isascii())
+        url = parsed(text)
     except (ValueError, UnicodeError) as error:
         raise invalid(text, f"is no URL: {error}") from error
     return checked(url, hosts=hosts, ports=ports, own=own)
+
+
+def parsed(text: str) -> URL:
+    """What is ASCII goes out as it came, since a signed URL must; anything else is encoded.
+
+    Raises:
+        ValueError, UnicodeError: it is no URL.
+    """
+    url = URL(text, encoded=text.isascii())
+    _ = url.port  # yarl looks at an authority when it is first asked for
+    return url
 
 
 def checked(url: URL, *, hosts: Collection[str], ports: Collection[int], own: tuple[Network, ...]) -> URL:
@@ -61,10 +71,6 @@ def checked(url: URL, *, hosts: Collection[str], ports: Collection[int], own: tu
     Raises:
         Problem: as `read_url`.
     """
-    try:
-        port = url.port  # yarl looks at the authority when it is asked for
-    except ValueError as error:
-        raise invalid(url, f"is no URL: {error}") from error
     if url.scheme not in ("http", "https"):
         raise forbidden(url, "begins with neither http:// nor https://; give such a URL, or send the photo itself")
     if not url.raw_host or url.raw_authority.endswith(":"):
@@ -74,9 +80,9 @@ def checked(url: URL, *, hosts: Collection[str], ports: Collection[int], own: tu
     host = _host(url, own)
     if hosts and not any(fnmatchcase(host, pattern.lower()) for pattern in hosts):
         raise forbidden(url, f"{host} is not among the hosts that photos come from: {', '.join(hosts)}")
-    if port not in ports:
+    if url.port not in ports:
         among = ", ".join(str(one) for one in sorted(ports))
-        raise forbidden(url, f"port {port} is not asked; ports are {among}")
+        raise forbidden(url, f"port {url.port} is not asked; ports are {among}")
     return url if host == url.raw_host and not url.raw_fragment else url.with_host(host).with_fragment(None)
 
 
