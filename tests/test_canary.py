@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.canary import MIN_SENDERS, STEP, Answers, Arm, Minute, Rules, judge, likeness
@@ -191,17 +191,19 @@ def test_a_bound_shrinks_with_the_variance_and_grows_with_doubt(variance: float,
     assert radius(variance, freedom * factor, alpha=0.05, scale=0.02) <= bound * (1 + 1e-9)
 
 
-@settings(deadline=None)
-@given(st.integers(20, 200), st.integers(2, 30), st.floats(0.05, 0.95), st.integers(0, 2**32))
-def test_likeness_is_a_share_and_zero_for_independent_answers(
-    senders: int, each: int, accuracy: float, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    rows = np.full(senders, each)
-    mixed = likeness([Answers(right=rng.binomial(rows, accuracy), rows=rows)])
-    same = likeness([Answers(right=each * rng.integers(0, 2, senders), rows=rows)])
-    assert 0 <= mixed < 0.6
-    assert same == pytest.approx(1, abs=0.01) or same == 0
+@given(st.lists(st.tuples(st.integers(1, 30), st.floats(0, 1)), min_size=1, max_size=50))
+def test_likeness_is_a_share_whatever_senders_send(senders: list[tuple[int, float]]) -> None:
+    rows = np.array([count for count, _ in senders])
+    right = np.array([round(count * share) for count, share in senders])
+    assert 0 <= likeness([Answers(right=right, rows=rows)]) <= 1
+
+
+def test_likeness_is_one_where_senders_are_all_right_or_all_wrong_and_none_where_they_are_dice() -> None:
+    rows = np.full(400, 10)
+    same = likeness([Answers(right=np.repeat([10, 0], 200), rows=rows)])
+    dice = likeness([Answers(right=np.random.default_rng(3).binomial(rows, 0.8), rows=rows)])
+    assert same == pytest.approx(1)
+    assert dice < 0.03
 
 
 # ------------------------------------------------------------------------------------------- how often it is right
@@ -218,7 +220,7 @@ def test_at_the_margin_with_a_look_after_every_batch_it_is_seldom_promoted(icc: 
 
 
 def test_a_canary_as_good_as_the_champion_is_seldom_dropped_and_a_bad_one_soon_is() -> None:
-    quick = {"looks": 10, "senders": 200, "weight": 0.5, "icc": 0.02, "minutes": 200}
+    quick: dict[str, Any] = {"looks": 10, "senders": 200, "weight": 0.5, "icc": 0.02, "minutes": 200}
     alike = measure(Story(name="alike", **quick), stories=12, seed=4, rules=RULES)
     bad = measure(Story(name="bad", change=-0.3, **quick), stories=10, seed=4, rules=RULES)
     failing = measure(Story(name="failing", failing=0.1, **quick), stories=5, seed=4, rules=RULES)
@@ -230,7 +232,7 @@ def test_a_canary_as_good_as_the_champion_is_seldom_dropped_and_a_bad_one_soon_i
 
 @pytest.mark.parametrize("gate", ["errors", "latency"])
 def test_a_guard_is_seldom_taken_to_hold_at_its_margin(gate: Any) -> None:
-    at = {"failing": RULES.error_margin} if gate == "errors" else {"slower": RULES.latency_factor}
+    at: dict[str, Any] = {"failing": RULES.error_margin} if gate == "errors" else {"slower": RULES.latency_factor}
     story = Story(name=gate, looks=4, senders=20, minutes=400, **at)
     found = measure(story, stories=40, seed=6, rules=RULES, gate=gate)
     assert found.promoted <= 0.05 + 2.33 * math.sqrt(0.05 * 0.95 / 40)
