@@ -191,7 +191,8 @@ class Rpc:
             return await self._call(method)(body, timeout=timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             told = dict(error.trailing_metadata() or ()).get(rpc.PROBLEM)
-            if told is None and error.code() is grpc.StatusCode.UNAVAILABLE:
+            # CANCELLED, where we have cancelled nothing: it came to a server that was just closing its port.
+            if told is None and error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                 raise Unreachable(f"{self.address}: {error.details()}") from error
             raise read_status(error.code().name, error.details() or "", told) from None
 
