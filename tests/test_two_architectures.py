@@ -13,8 +13,11 @@ import pytest
 import torch
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from safetensors.torch import save_file
 from tritonclient.utils import InferenceServerException
 
+from pipelines.models.fitting import options_of
+from pipelines.sections import TorchvisionCandidate
 from serving.components.classifier import Classifier
 from serving.components.pipeline import Pipeline
 from serving.components.preprocessor import Preprocessor
@@ -22,10 +25,11 @@ from serving.engines.loaded import Loaded
 from serving.pictures import STATS
 from serving.versions.arms import Arm, Arms, Lineup
 from tests.answering import Known, Rows, downloader, jpeg, serving
-from tests.packages import make_package
+from tests.packages import make_package, probe_rows
 from tests.serving import Running, running
+from training.baseline import standardise
 from training.checkpoint import load_model as load_module
-from training.models import CAFFE_MEAN
+from training.models import CAFFE_MEAN, ModelSpec, build, load_weights
 
 SIZE = 32
 TURNS = 6
@@ -166,3 +170,18 @@ def test_the_graph_of_a_caffe_style_network_does_its_own_arithmetic_on_pixels(fo
     plain, _ = load_module(folders["torchvision"] / "model.safetensors")
     assert abs(plain.pixels(image)).max() < 20
     assert np.array_equal(model.context_mean, plain.context_mean)
+
+
+def test_a_recipe_asks_for_caffes_pixels_and_weights_do_not_undo_it(tmp_path: Path) -> None:
+    candidate = TorchvisionCandidate(name="vgg", kind="torchvision", architecture="vgg11", pixels="caffe")
+    options = options_of(candidate, SIZE)
+    assert options == {"architecture": "vgg11", "side": SIZE, "pixels": "caffe"}
+    assert "pixels" not in options_of(candidate.model_copy(update={"pixels": "torchvision"}), SIZE)
+    spec = ModelSpec(kind="torchvision", classes=2, context=3, size=SIZE, options=options)
+    donor, model = build(spec), build(spec)
+    save_file(donor.body.network.state_dict(), tmp_path / "vgg.safetensors")
+    load_weights(model, str(tmp_path / "vgg.safetensors"))
+    standardise(model, probe_rows(8, size=SIZE, classes=2, width=3))
+    torch.testing.assert_close(255 * model.pixel_mean, torch.tensor([123.68, 116.779, 103.939]))
+    torch.testing.assert_close(255 * model.pixel_std, torch.ones(3))
+    assert sum(weight.numel() for weight in model.parameters()) < 10_000_000, "without the two widest layers"
