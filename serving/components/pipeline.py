@@ -4,6 +4,7 @@ Downloader, preprocessor and classifier may be here or in other processes (`serv
 answer is the same. A photo's problem stops that photo and no other.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -95,7 +96,7 @@ class Pipeline(Component):
             await self._stage("downloader", absent, call)
         if self._memory is not None:
             with call.stage("recall"):
-                self._remember(*self._memory, photos, call)
+                await self._remember(*self._memory, photos, call)
         if todo := [photo for photo in photos if photo.open]:
             await self._stage("preprocessor", todo, call)
         # Photos that were answered from memory go along: the classifier keeps the log of all answers.
@@ -111,7 +112,7 @@ class Pipeline(Component):
             call.parameters = {**call.parameters, "version": request.version}
         return await super().infer(request, call)
 
-    def _remember(
+    async def _remember(
         self, recall: Memory, arms: "Arms", features: FeatureSource, photos: Sequence[Photo], call: Call
     ) -> None:
         given, at = call.parameters, self._clock()
@@ -125,11 +126,18 @@ class Pipeline(Component):
                 else:
                     key = photo.image_id or photo.content_hash
                     arm = arms.choose(photo.sender, str(given.get("arm", "")), key=key)
-                fingerprint = features.fingerprint(photo.sender, at)
+                fingerprint = await _fingerprint(features, photo.sender, at)
             except Problem:
                 # Memory only saves work: the classifier meets the same obstacle and says it.
                 continue
             recall.get(photo, arm, fingerprint)
+
+
+async def _fingerprint(features: FeatureSource, sender: str, at: datetime) -> str:
+    """What is known of a sender; a thread reads the store where memory does not say, as the event loop must not wait."""
+    remembered = getattr(features, "remembered", None)
+    found: str | None = remembered(sender, at) if remembered is not None else None
+    return found if found is not None else await asyncio.to_thread(features.fingerprint, sender, at)
 
 
 def _one_of_two(photo: Photo) -> Problem:
