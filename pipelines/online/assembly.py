@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
+from pipelines.online.keys import make_gate
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving import traces
-from serving.access.gate import KeyGate, OpenGate
+from serving.access.gate import KeyGate
 from serving.components.base import Component
 from serving.components.downloader import Downloader
 from serving.components.hops import HopError, Onward, open_hops
@@ -130,23 +131,11 @@ async def assemble(
 
 async def open_gate(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Gate:
     """Who may come in, as the settings say; it is stopped with the stack."""
-    if settings.auth == "off":
-        return OpenGate()
-    from pipelines.online.keys import SqlKeys
-    from serving.access.jwks import Jwks
-    from serving.access.rates import Rates
-    from serving.access.tokens import Tokens
-
-    tokens = None
-    if settings.jwt_issuer:
-        if not settings.jwt_jwks:
-            raise ClassyError("CLASSY_JWT_ISSUER: is set, so CLASSY_JWT_JWKS must name its keys: a URL or a file")
-        tokens = Tokens(settings.jwt_issuer, settings.jwt_audience, Jwks(settings.jwt_jwks))
-    rates = Rates(settings.limits_url, workers=settings.workers)
-    gate = KeyGate(SqlKeys(settings.database_url), tokens=tokens, rates=rates)
-    await gate.start()
-    stack.push_async_callback(gate.stop)
-    metrics.watch(keys=gate.ring)
+    gate = make_gate(settings)
+    if isinstance(gate, KeyGate):
+        await gate.start()
+        stack.push_async_callback(gate.stop)
+        metrics.watch(keys=gate.ring)
     return gate
 
 
