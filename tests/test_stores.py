@@ -79,6 +79,12 @@ def prediction(number: int, **changed: Any) -> dict[str, Any]:
         "channel": "batch",
         "service_hash": "abc",
         "defaulted": False,
+        "content_hash": "ab" * 32,
+        "context": [0.5, 1.25],
+        "timings": {"model": 0.5},
+        "cached": False,
+        "request_id": "r-1",
+        "key_id": "k-1",
         **changed,
     }
 
