@@ -1,11 +1,13 @@
 """Code: the figures of a picture are what their names say, and stay in the ranges that are promised."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from serving.pictures import STATS, perceptual_hash, picture_stats
+from serving.pictures import STATS, perceptual_hash, picture_figures, picture_stats
 
 
 def flat(*colour: int, side: int = 16) -> np.ndarray:
@@ -80,3 +82,44 @@ def test_a_near_copy_is_near_and_another_picture_is_far(seed: int) -> None:
     near = np.clip(image * 0.9 + noise + 5, 0, 255).astype(np.uint8)
     assert bits_apart(image, near) <= 4
     assert bits_apart(image, smooth(seed + 100)) > 12
+
+
+def plain(image: np.ndarray) -> dict[str, float]:
+    """The figures as they are defined, without any care for time."""
+    pixels = image.astype(np.float32) / 255
+    luma = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    middle = luma[1:-1, 1:-1]
+    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * middle
+    columns = luma[:-2] + 2 * luma[1:-1] + luma[2:]
+    rows = luma[:, :-2] + 2 * luma[:, 1:-1] + luma[:, 2:]
+    gradient = np.hypot(columns[:, 2:] - columns[:, :-2], rows[2:] - rows[:-2]) / 4
+    red_green = pixels[..., 0] - pixels[..., 1]
+    yellow_blue = (pixels[..., 0] + pixels[..., 1]) / 2 - pixels[..., 2]
+    counts = np.bincount(np.rint(luma * 255).astype(int).ravel(), minlength=256)
+    shares = counts[counts > 0] / luma.size
+    spread = np.hypot(red_green.std(), yellow_blue.std())
+    return {
+        "brightness": luma.mean(),
+        "contrast": luma.std(),
+        "sharpness": laplacian.std(),
+        "colourfulness": spread + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()),
+        "entropy": -(shares * np.log2(shares)).sum(),
+        "edge_density": (gradient > 0.1).mean(),
+        "aspect": 1.5,
+    }
+
+
+@given(arrays(np.uint8, (12, 9, 3)))
+@settings(max_examples=200, deadline=None)
+def test_the_quick_way_gives_what_the_definition_says(image: np.ndarray) -> None:
+    for picture in (image, image[..., :1].repeat(3, axis=2), image // 16 * 17):  # grey has many edges on the limit
+        assert stats(picture) == pytest.approx(plain(picture), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("side", [16, 64, 224])
+def test_the_quick_way_holds_at_every_size_and_in_any_thread(side: int) -> None:
+    pictures = [smooth(seed, side) for seed in range(4)] + [flat(*[level] * 3, side=side) for level in (0, 77, 255)]
+    with ThreadPoolExecutor(3) as pool:
+        for picture, found in zip(pictures, pool.map(stats, pictures), strict=True):
+            assert found == pytest.approx(plain(picture), rel=1e-5, abs=1e-6)
+            assert picture_figures(picture, width=30, height=20).tolist() == pytest.approx(list(found.values()))
