@@ -20,6 +20,8 @@ from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
 Show = Callable[[Any], None]
+NOTICE_S = 1.0
+"""How long "not ready" is said before the ports close, so that a balancer sends nobody any more."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -145,6 +147,7 @@ async def _serve(
             tls_key=settings.tls_key,
             ready=answering,
             stop=stop,
+            notice_s=NOTICE_S,
         )
 
 
