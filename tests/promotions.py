@@ -104,7 +104,7 @@ def _evidence(
     recipe: Recipe, run_id: str, version: str, run_key: str, verdict: str, current: dict[str, Any] | None
 ) -> dict[str, Any]:
     """A verdict without its numbers: a promotion reads none of them."""
-    nobody = dict.fromkeys(("run_id", "version", "candidate", "model", "trained_on", "val"))
+    nobody = dict.fromkeys(("run_id", "version", "candidate", "model", "trained_on", "val", "run_url"))
     champion = {"run_id": current["champion_run_id"], "version": current["champion_version"]} if current else {}
     return {
         "format": 2,

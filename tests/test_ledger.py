@@ -106,8 +106,72 @@ def test_a_canary_is_no_promotion_and_does_not_outlive_its_champion() -> None:
     assert (rows[-1]["champion_version"], rows[-1]["canary_version"], rows[-1]["canary_weight"]) == ("1", None, 0.0)
 
 
+def try_out(rows: Rows, version: str, weight: float = 0.1, name: str | None = None) -> None:
+    rows.append(
+        ledger.canary(
+            rows[-1] if rows else None, change(rows), version=version, run_id=f"run-{version}", weight=weight, name=name
+        )
+    )
+
+
+def test_a_canary_changes_nothing_about_the_champion_and_a_weight_keeps_its_name() -> None:
+    rows: Rows = []
+    promote(rows, "1")
+    promote(rows, "2")
+    try_out(rows, "3", name="B")
+    try_out(rows, "3", weight=0.5)
+    assert [(row["kind"], row["canary_name"], row["canary_weight"]) for row in rows[2:]] == [
+        ("canary", "B", 0.1),
+        ("canary", "B", 0.5),
+    ]
+    rows.append(ledger.shadow(rows[-1], change(rows), version="1", run_id="run-1"))
+    same = ("champion_version", "champion_run_id", "previous_version", "evidence_uri", "evidence_hash")
+    assert {tuple(row[name] for name in same) for row in rows[1:]} == {tuple(rows[1][name] for name in same)}
+    assert ledger.brought(rows) is rows[1]
+    assert ledger.trial(rows) == rows[2:]
+    assert ledger.last_served(rows) == {"1": 1, "2": 5}
+    assert [ledger.answered_by(rows[-1], f"run-{number}") for number in (1, 2, 3)] == ["shadow", None, "canary"]
+    rows.append(ledger.drop(rows[-1], change(rows), role="canary"))
+    assert (rows[-1]["canary_version"], rows[-1]["canary_name"], rows[-1]["shadow_version"]) == (None, None, "1")
+    assert ledger.trial(rows) == []
+    try_out(rows, "3")
+    assert ledger.trial(rows) == rows[-1:], "a second trial of the same version begins anew"
+    roll_back(rows)
+    assert (rows[-1]["champion_version"], rows[-1]["canary_version"]) == ("1", None)
+
+
+@pytest.mark.parametrize(
+    ("version", "weight", "name", "said"),
+    [
+        ("1", 0.1, None, "version 1 is the champion itself"),
+        ("3", 0.1, None, "version 2 is the canary already"),
+        ("2", 0.0, None, "canary weight 0: must be above 0"),
+        ("2", 1.5, None, "canary weight 1.5: must be above 0 and below 1"),
+        ("2", 0.5, "shadow", "canary name 'shadow': is taken"),
+    ],
+)
+def test_a_canary_that_cannot_be_is_refused(version: str, weight: float, name: str | None, said: str) -> None:
+    rows: Rows = []
+    promote(rows, "1")
+    try_out(rows, "2")
+    with pytest.raises(LedgerError, match=said):
+        try_out(rows, version, weight, name)
+
+
+def test_without_a_champion_there_is_no_canary_and_without_one_nothing_to_drop() -> None:
+    rows: Rows = []
+    with pytest.raises(LedgerError, match="no canary without a champion"):
+        try_out(rows, "1")
+    promote(rows, "1")
+    for role in ("canary", "shadow"):
+        with pytest.raises(LedgerError, match=f"there is no {role} to drop"):
+            ledger.drop(rows[-1], change(rows), role=role)
+
+
 MOVES = st.one_of(
     st.integers(1, 5).map(lambda version: ("promote", version)),
+    st.integers(1, 5).map(lambda version: ("canary", version)),
+    st.just(("drop", None)),
     st.just(("back", None)),
     st.integers(1, 20).map(lambda generation: ("back", generation)),
 )
@@ -122,11 +186,20 @@ def test_any_story_of_promotions_and_rollbacks_keeps_the_ledger_in_order(story: 
         try:
             if kind == "promote":
                 promote(rows, str(number), hours)
+            elif kind == "canary":
+                try_out(rows, str(number))
+            elif kind == "drop":
+                rows.append(ledger.drop(rows[-1] if rows else None, change(rows), role="canary"))
             else:
                 roll_back(rows, number, hours)
         except LedgerError:
             assert rows == before
         assert rows[: len(before)] == before, "a generation was rewritten"
+        if kind in ("canary", "drop") and len(rows) > len(before):
+            assert rows[-1]["champion_version"] == before[-1]["champion_version"]
+            assert ledger.brought(rows) == ledger.brought(before)
+        if rows and rows[-1]["kind"] in ("promote", "rollback"):
+            assert rows[-1]["canary_version"] is None, "a canary outlived its champion"
         if kind == "back" and len(rows) > len(before):
             gone = before[-1]["champion_version"]
             assert rows[-1]["champion_version"] != gone

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from monitoring.stores import Store, StoreError, open_store
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -44,7 +46,7 @@ class Minutes:
             if self._store is None:
                 self._store = open_store(self._url)
             self._store.write_arm_minutes(rows)
-        except StoreError as error:
+        except (StoreError, SQLAlchemyError, OSError) as error:
             LOG.warning("minutes of the arms wait: %s", error)
             return False
         self._tally.written(rows)
