@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.online.sequences import measure
 from serving.client import AsyncClient, Client
 from serving.components.base import ANYONE, Call, Component, Identity
 from serving.components.hops import Onward, open_hops
@@ -45,14 +46,15 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("sequencing")
-        hops: dict[str, Component] = {}
+        hops: dict[str, dict[str, Component]] = {name: {} for name in ("downloader", "preprocessor", "classifier")}
         model = WithModel(folder / "apart")
         alone = {
-            part.name: stack.enter_context(running(serving(Onward(part, hops))))
+            part.name: stack.enter_context(running(serving(Onward(part, hops[part.name]))))
             for part in (downloader(), preprocessor(), model)
         }
         at = {name: address(server) for name, server in alone.items()}
-        hops |= {name: Remote(name, [where]) for name, where in at.items()}
+        for registry in hops.values():
+            registry |= {name: Remote(name, [where]) for name, where in at.items()}
         front = stack.enter_context(running(serving(_front(at))))
         parts = {part.name: part for part in (downloader(), preprocessor(), WithModel(folder / "together"))}
         together = [Onward(part, parts) for part in parts.values()]
@@ -451,3 +453,25 @@ def test_a_registry_of_backends_starts_from_the_setting(world: World) -> None:
         assert client.classify(GOOD, sender="41").label
     assert sorted(found) == ["classifier", "downloader", "preprocessor"]
     assert isinstance(AsyncClient(world.one.rest, key=""), AsyncClient)
+
+
+# ------------------------------------------------------------------------------------- the demonstration
+
+
+def test_the_demonstration_counts_every_hop_and_the_client_s_line(world: World) -> None:
+    protocol = "grpc" if world.at["classifier"].startswith("grpc") else "rest"
+    at = {**world.at, "classy": world.front.grpc if protocol == "grpc" else world.front.rest}
+    found = asyncio.run(measure(at, jpeg(9, width=320, height=240), sender="41", asks=2, protocol=protocol))
+    hops = {way.sequencing: [hop.name for hop in way.hops] for way in found.ways}
+    assert hops == {
+        "client": ["client → preprocessor", "client → classifier"],
+        "server": ["client → classy", "classy → preprocessor", "classy → classifier"],
+        "hybrid": ["client → preprocessor", "preprocessor → classifier"],
+    }
+    client, server, hybrid = found.ways
+    for way in found.ways:
+        assert way.milliseconds > 0
+        assert all(hop.sent > 0 and hop.received > 0 and hop.milliseconds > 0 for hop in way.hops)
+    # The photo travels once in each; the picture made of it comes back, and goes again, only where the client leads.
+    for way in (server, hybrid):
+        assert found.photo_bytes < way.sent + way.received < client.sent + client.received

@@ -47,12 +47,14 @@ def sequence_demo(
         for number, hop in enumerate(way.hops):
             name = f"[bold]{way.sequencing}[/]" if number == 0 else ""
             table.add_row(name, hop.name, f"{hop.sent:,}", f"{hop.received:,}", f"{hop.milliseconds:.2f}")
-        table.add_row("", "[bold]together", f"{way.sent:,}", f"{way.received:,}", f"[bold]{way.milliseconds:.2f}")
+        table.add_row(
+            "", "[bold]the client's line", f"{way.sent:,}", f"{way.received:,}", f"[bold]{way.milliseconds:.2f}"
+        )
         table.add_section()
     console = Console(highlight=False)
     console.print(table)
     console.print(
         f"{found.label} in each of them, to the last bit; a photo of {found.photo_bytes:,} bytes, {found.protocol}. "
-        "Bytes of messages, without what HTTP and TCP put around them.",
+        "Bytes of messages, without what HTTP and TCP put around them; times of hops are means, of a whole the median.",
         soft_wrap=True,
     )

@@ -29,6 +29,7 @@ from serving.components.remote import Remote
 from serving.photos import Photo
 
 COMPONENTS = ("downloader", "preprocessor", "classifier")
+CLIENT = "client"
 STARTS_S = 180.0
 
 
@@ -50,6 +51,7 @@ class Way:
     hops: list[Hop]
     sent: int
     received: int
+    """Over the client's own line: what a phone pays for."""
     milliseconds: float
     """Median of the whole, as the client sees it."""
 
@@ -251,15 +253,15 @@ async def _way(
     return Way(
         sequencing=name,
         hops=hops,
-        sent=sum(hop.sent for hop in hops),
-        received=sum(hop.received for hop in hops),
+        sent=sum(hop.sent for hop in hops if hop.name.startswith(CLIENT)),
+        received=sum(hop.received for hop in hops if hop.name.startswith(CLIENT)),
         milliseconds=1000 * statistics.median(seconds),
     )
 
 
 async def _traffic(remotes: dict[str, Remote]) -> dict[str, dict[str, float]]:
     """Counted so far, by hop: of this client, and of each server that asks others."""
-    found = {f"client → {name}": remote.traffic() for name, remote in remotes.items()}
+    found = {f"{CLIENT} → {name}": remote.traffic() for name, remote in remotes.items()}
     for name, remote in remotes.items():
         told = (await remote.learn(STARTS_S)).properties.get("hops") or {}
         found |= {f"{name} → {hop}": counted for hop, counted in told.items()}
