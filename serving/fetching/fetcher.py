@@ -254,9 +254,15 @@ async def _read(answer: aiohttp.ClientResponse, url: URL, limit: int, allowance:
     if encoding not in ("", "identity", *_WINDOW_BITS):
         message = f"url {shown(url)}: is packed as {encoding[:20]!r}; its server must send it plain, or with gzip"
         raise Problem("unsupported", message, detail="url_encoding")
-    if (answer.content_length or 0) > limit:
-        raise _too_large(url, limit)
     body = _Body(encoding=encoding if encoding in _WINDOW_BITS else "")
+    length = answer.content_length
+    if length is not None and "Transfer-Encoding" not in answer.headers:
+        if length > limit:
+            raise _too_large(url, limit)
+        if allowance is not None and not allowance.take(length):
+            raise _used_up(url)
+        body.chunks.append(await answer.read())  # the parser ends it there, whatever else is sent
+        return body
     size = 0
     async for chunk in answer.content.iter_any():
         size += len(chunk)

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from yarl import URL
 
@@ -107,6 +108,7 @@ def _host(url: URL, own: tuple[Network, ...]) -> str:
     return host
 
 
+@lru_cache(maxsize=4096)
 def _why_denied_4(host: str, own: tuple[Network, ...]) -> str | None:
     # A host whose last label is a number is an IPv4 address (https://url.spec.whatwg.org/#host-parsing): 127.1 and
     # 0x7f000001 are 127.0.0.1 to a resolver.
