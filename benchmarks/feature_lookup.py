@@ -1,6 +1,6 @@
 """How long it takes to look up senders' features, against a raw read of the same store.
 
-    classy bench serving
+    python -m benchmarks.feature_lookup
 
 The raw read is what could not be spared: plain SQL on Feast's SQLite file for the same senders, whose keys are made
 before, and the decoding of the same protobufs. Ours gives whole context rows, with age enforced.
@@ -156,3 +156,8 @@ def _raw(path: Path, senders: Sequence[str]) -> Callable[[Sequence[str]], object
         return [(key, name, Value.FromString(data), at) for key, name, data, at in found]
 
     return read
+
+
+if __name__ == "__main__":
+    for one in rows():
+        print(f"{one.name}: {one.ours} {one.unit} (raw read {one.other}); {one.spread}")
