@@ -391,26 +391,39 @@ def test_what_workers_counted_is_added_up_and_a_later_word_replaces_an_earlier(s
     arm = Arm(name="canary", version="2", run_id="r", generation=2, loaded=None)  # type: ignore[arg-type]
     clock = [1_772_323_200.0]
     tallies = [Tally(name, clock=lambda: clock[0]) for name in ("w1", "w2")]
+    writer = guard.Minutes(settings)
     for tally in tallies:
-        writer = guard.Minutes(settings, tally)
-        tally.add(arm, 0.004, True)
-        assert writer.write()
-        tally.add(arm, 0.004, True)
-        tally.add(arm, 0.004, False)
-        assert writer.write()
+        for oks in ((True,), (True, False)):
+            for ok in oks:
+                tally.add(arm, 0.004, ok)
+            rows = tally.rows()
+            assert writer.write(rows)
+            tally.written(rows)
         assert tally.rows() == []
     (minute,) = kept.minutes(store, [2], "canary")
     assert (minute.photos, minute.errors, minute.latencies) == (4, 2, {4.0: 4})
 
 
-def test_minutes_wait_while_the_database_is_away(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    settings = load_settings(home=tmp_path, database_url=f"sqlite:///{tmp_path}/file/no.db")
+def test_minutes_wait_while_the_database_is_away_and_are_written_at_the_end(settings: Settings) -> None:
+    """The folder of the database is a file at first."""
+    away = settings.home / "away"
+    away.parent.mkdir(parents=True)
+    away.touch()
+    lost = load_settings(home=settings.home, database_url=f"sqlite:///{away}/classy.db")
     tally = Tally("w1")
     tally.add(Arm(name="canary", version="2", run_id="r", generation=2, loaded=None), 0.004, True)  # type: ignore[arg-type]
-    writer = guard.Minutes(settings, tally)
-    assert not writer.write()
-    assert [row["photos"] for row in tally.rows()] == [1]
+
+    async def story() -> None:
+        flushing = asyncio.create_task(guard.flush(lost, tally, 0.01))
+        await asyncio.sleep(0.1)
+        assert [row["photos"] for row in tally.rows()] == [1], "nothing is lost"
+        away.unlink()
+        flushing.cancel()
+        await asyncio.gather(flushing, return_exceptions=True)
+
+    asyncio.run(story())
+    assert tally.rows() == []
+    assert [minute.photos for minute in kept.minutes(open_store(lost.database_url), [2], "canary")] == [1]
 
 
 def test_the_guard_drops_a_bad_canary_and_outlives_a_database_that_is_away(

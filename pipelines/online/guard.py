@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,27 +22,31 @@ async def flush(settings: Settings, tally: Tally, every_s: float = 10.0) -> None
 
     A database that is away loses nothing for as long as the tally keeps its minutes.
     """
-    writer = Minutes(settings, tally)
+    writer = Minutes(settings)
+
+    async def once() -> None:
+        # Counted and read on the loop, written in a thread.
+        rows = tally.rows()
+        if rows and await asyncio.to_thread(writer.write, rows):
+            tally.written(rows)
+
     try:
         while True:
             await asyncio.sleep(every_s)
-            await asyncio.to_thread(writer.write)
+            await once()
     finally:
-        await asyncio.to_thread(writer.write)
+        await once()
 
 
 class Minutes:
-    """Writes a tally's minutes."""
+    """Writes rows of `arm_minutes`."""
 
-    def __init__(self, settings: Settings, tally: Tally) -> None:
-        self._url, self._tally = settings.database_url, tally
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.database_url
         self._store: Store | None = None
 
-    def write(self) -> bool:
-        """Write what changed; False where the database is away, and it stays for the next time."""
-        rows = self._tally.rows()
-        if not rows:
-            return True
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """False where the database is away: what was not written stays for the next time."""
         try:
             if self._store is None:
                 self._store = open_store(self._url)
@@ -49,7 +54,6 @@ class Minutes:
         except (StoreError, SQLAlchemyError, OSError) as error:
             LOG.warning("minutes of the arms wait: %s", error)
             return False
-        self._tally.written(rows)
         return True
 
 
