@@ -27,6 +27,7 @@ from serving.components.base import Call
 from serving.components.pipeline import Pipeline
 from serving.components.remote import Remote
 from serving.photos import Photo
+from serving.problems import Problem
 
 COMPONENTS = ("downloader", "preprocessor", "classifier")
 CLIENT = "client"
@@ -103,7 +104,8 @@ def run(
 def servers(settings: Settings, say: Callable[[str], None]) -> Iterator[dict[str, dict[str, str]]]:
     """`classy serve` for each component and for the whole before them, on free ports of this machine."""
     names = (*COMPONENTS, "classy")
-    ports = {name: {"rest": _free_port(), "grpc": _free_port()} for name in names}
+    free = iter(_free_ports(2 * len(names)))
+    ports = {name: {"rest": next(free), "grpc": next(free)} for name in names}
     at = {
         name: {"rest": f"http://127.0.0.1:{port['rest']}", "grpc": f"grpc://127.0.0.1:{port['grpc']}"}
         for name, port in ports.items()
@@ -130,7 +132,12 @@ def servers(settings: Settings, say: Callable[[str], None]) -> Iterator[dict[str
         say(f"starting {', '.join(names)} as processes of their own …")
         for name, (process, log) in running.items():
             _wait(name, at[name]["rest"], process, log)
-        yield at
+        try:
+            yield at
+        except Problem:
+            for name, (process, log) in running.items():
+                _still_runs(name, process, log)
+            raise
 
 
 @contextmanager
@@ -154,8 +161,7 @@ def _wait(name: str, address: str, process: subprocess.Popen[bytes], log: Path) 
     until = time.monotonic() + STARTS_S
     why = "no answer yet"
     while time.monotonic() < until:
-        if process.poll() is not None:
-            raise ClassyError(f"classy serve {name} ended: {log.read_text(errors='replace').strip()[-600:]}")
+        _still_runs(name, process, log)
         try:
             found = httpx.get(f"{address}/v2/health/ready", timeout=5, trust_env=False)
             if found.status_code == 200:
@@ -169,10 +175,19 @@ def _wait(name: str, address: str, process: subprocess.Popen[bytes], log: Path) 
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def _still_runs(name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    if process.poll() is not None:
+        said = log.read_text(errors="replace").strip()[-600:]
+        raise ClassyError(f"classy serve {name} ended with {process.returncode}: {said}")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Different ones: each is held until all are found."""
+    with ExitStack() as held:
+        found = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in found]
 
 
 # --------------------------------------------------------------------------------------------- the measure
