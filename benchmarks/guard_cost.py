@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import aiohttp
+import httpcore
 import httpx
 import numpy as np
 from PIL import Image, ImageOps
@@ -156,8 +157,35 @@ def _medians(ours: np.ndarray, theirs: np.ndarray) -> list[float]:
     return [float(np.median(theirs[pick]) / np.median(ours[pick])) for pick in picks]
 
 
+async def _libraries() -> dict[str, float]:
+    bodies = photos(1)
+    server = await asyncio.get_running_loop().create_server(lambda: _Server(bodies), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    found: dict[str, float] = {}
+    async with (
+        server,
+        httpx.AsyncClient() as simple,
+        httpcore.AsyncConnectionPool() as core,
+        aiohttp.ClientSession() as bare,
+    ):
+
+        async def by_aiohttp() -> None:
+            async with bare.get(url) as answer:
+                await answer.read()
+
+        ways = {"httpx": lambda: simple.get(url), "httpcore": lambda: core.request("GET", url), "aiohttp": by_aiohttp}
+        for _ in range(8):
+            for name, way in ways.items():
+                start = time.process_time()
+                for _ in range(100):
+                    await way()
+                found[name] = min(found.get(name, 1e9), (time.process_time() - start) * 10)
+    return found
+
+
 if __name__ == "__main__":
-    path = record("guard", found := rows())
+    path, libraries = record("guard", found := rows()), asyncio.run(_libraries())
     for row in found:
         print(f"{row.name}: {row.ours} ms, {row.other_name} {row.other} ms ({row.spread})")
+    print("CPU of one download, server included: " + ", ".join(f"{k} {v:.2f} ms" for k, v in libraries.items()))
     print(path)

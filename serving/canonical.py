@@ -251,7 +251,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _too_many_parts(what: str) -> BadImage:
-    return BadImage("too_many_parts", f"{what}; no photo needs that. Save it again, without its notes")
+    return BadImage("too_many_parts", f"{what}; no photo needs that. Save it again as a plain photo")
 
 
 def _check_segments(data: bytes) -> int:
