@@ -1,8 +1,9 @@
 """`classy recipe`, `db`, `bench`: recipes checked, tables upgraded, figures shown."""
 
+import importlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -53,18 +54,38 @@ def bench_judge(
     json_: JsonOption = False,
 ) -> None:
     """How often the judge is right in made-up worlds, and what killed and racing promotions leave behind."""
+    bench = _bench("bench_judge")
+    if plot:
+        show(bench.measure_power(Path(plot), draws=draws, processes=processes), json_)
+        return
+    show(bench.measure(draws=draws, processes=processes), json_, columns=BENCH_COLUMNS[1:])
+
+
+@bench_app.command("serving")
+def bench_serving(
+    quick: Annotated[bool, typer.Option(help="Try everything for a moment; the figures mean nothing.")] = False,
+    only: Annotated[str, typer.Option(help="Some of the peers, such as fastapi,mlserver; default: all.")] = "",
+    json_: JsonOption = False,
+) -> None:
+    """How fast the live server is beside its peers and beside what the machine can do; about twelve minutes.
+
+    `python -m benchmarks.peers.setup` makes the peers' environments first.
+    """
+    peers = tuple(name.strip() for name in only.split(",") if name.strip())
+    say = Console(stderr=True).print
+    show(_bench("bench_serving").measure(quick=quick, only=peers, say=say), json_, columns=BENCH_COLUMNS[1:])
+
+
+def _bench(name: str) -> Any:
+    """A benchmark's module: part of the checkout, not of what is installed."""
     try:
-        from benchmarks import bench_judge as bench
+        return importlib.import_module(f"benchmarks.{name}")
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith(("benchmarks", "tests")):
             raise
         raise ClassyError(
             "benchmarks/ and tests/ are not here: they are part of the checkout, run this from one"
         ) from None
-    if plot:
-        show(bench.measure_power(Path(plot), draws=draws, processes=processes), json_)
-        return
-    show(bench.measure(draws=draws, processes=processes), json_, columns=BENCH_COLUMNS[1:])
 
 
 @bench_app.command("show")
