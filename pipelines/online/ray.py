@@ -53,9 +53,6 @@ def run(
         raise ClassyError("CLASSY_TLS_CERT: Ray's gRPC proxy speaks no TLS; put a balancer in front, or leave --engine")
     if settings.hops:
         raise ClassyError("CLASSY_HOPS: with --engine ray the components are deployments; leave it empty")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     with (
         workers.reserved(settings.host, settings.rest_port) as rest,
         workers.reserved(settings.host, settings.grpc_port) as grpc,
@@ -63,6 +60,9 @@ def run(
         pass  # they are free; Ray's proxy takes them
     address = os.environ.get("RAY_ADDRESS")
     _start(settings, rest, grpc, address)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # not before: Ray's start puts handlers of its own there
+        signal.signal(number, lambda *_: stop.set())
     try:
         serve.run(deployed(settings, recipe, scale=scale), name="classy", route_prefix="/")
         ready(rest, grpc)
