@@ -32,7 +32,7 @@ from training.checkpoint import load_model as load_module
 from training.models import CAFFE_MEAN, ModelSpec, build, load_weights
 
 SIZE = 32
-TURNS = 6
+TURNS = 4
 KINDS = ("torchvision", "caffe_vgg")
 
 

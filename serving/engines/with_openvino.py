@@ -1,7 +1,6 @@
 """OpenVINO on CPU, in bfloat16 where the chip multiplies it."""
 
 import importlib.util
-import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,16 +43,23 @@ class OpenVino:
             graph = _core().read_model(package.graph)
             check_card(folder, package.card, {port.any_name: _shape(port) for port in (*graph.inputs, *graph.outputs)})
             self._compiled = {rows: _compile(graph, rows, options) for rows in STEPS}
+            # As many as may run at once, made and run now: the first run of each is slow, and is nobody's.
+            self._free = [self._runs() for _ in range(threads)]
+            for runs in self._free:
+                for run in runs.values():
+                    run.request.infer(share_outputs=True)
         except RuntimeError as error:
             raise ModelError(f"{folder / GRAPH}: OpenVINO cannot open it: {_brief(error)}") from error
         self._widths = {port.any_name: _shape(port)[0] for port in graph.outputs}
-        self._local = threading.local()
 
     def predict(self, images: NDArray[np.uint8], context: NDArray[np.float32]) -> Answer:
         count = len(images)
         probabilities = np.empty((count, self._widths["probabilities"]), np.float32)
         embedding = np.empty((count, self._widths["embedding"]), np.float32)
-        runs = self._mine()
+        try:
+            runs = self._free.pop()
+        except IndexError:
+            runs = self._runs()  # one more thread than was said
         start = 0
         for rows in STEPS:
             while count - start >= rows:
@@ -64,14 +70,12 @@ class OpenVino:
                 run.request.infer(share_outputs=True)
                 probabilities[part], embedding[part] = run.probabilities, run.embedding
                 start += rows
+        self._free.append(runs)
         return Answer(probabilities, embedding)
 
-    def _mine(self) -> dict[int, "_Run"]:
-        """This thread's requests: one holds one run's tensors."""
-        found: dict[int, _Run] | None = getattr(self._local, "runs", None)
-        if found is None:
-            found = self._local.runs = {rows: _Run(compiled) for rows, compiled in self._compiled.items()}
-        return found
+    def _runs(self) -> dict[int, "_Run"]:
+        """What one thread runs at a time: one request holds one run's tensors."""
+        return {rows: _Run(compiled) for rows, compiled in self._compiled.items()}
 
 
 class _Run:
