@@ -148,8 +148,13 @@ async def _components(
     found: dict[str, Component] = {}
     answering = await _answering(settings, recipe, metrics, stack, worker) if "classifier" in wanted else None
     if "downloader" in wanted:
-        limits = FetchLimits(seconds=given.url_seconds, max_bytes=recipe.image.max_bytes, hosts=given.url_hosts)
-        found["downloader"] = Downloader(Fetcher(limits), given.max_photos)
+        limits = FetchLimits(
+            seconds=given.url_seconds,
+            max_bytes=recipe.image.max_bytes,
+            hosts=given.url_hosts,
+            own_networks=given.url_networks,
+        )
+        found["downloader"] = Downloader(Fetcher(limits), given.max_photos, max_total_bytes=given.max_request_bytes)
     if "preprocessor" in wanted:
         # The champion's own images: one that was trained on others is served with them.
         arms = answering.arms if answering else None
