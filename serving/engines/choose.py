@@ -99,8 +99,13 @@ def _read_probe(folder: Path, package: Package) -> Probe | None:
         return None
     try:
         found = safetensors.numpy.load(package.probe)
-        return Probe(found["image"], found["context"], found["probabilities"])
-    except (safetensors.SafetensorError, KeyError) as error:
+        probe = Probe(found["image"], found["context"], found["probabilities"])
+        card, rows, size = package.card, len(probe.image), int(package.card["image"]["size"])
+        wanted = ((rows, size, size, 3), (rows, len(card["context_names"])), (rows, len(card["classes"])))
+        if not rows or (probe.image.shape, probe.context.shape, probe.probabilities.shape) != wanted:
+            raise ValueError("its tensors are not of the card's shapes")
+        return probe
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ModelError(f"{folder / PROBE}: is no probe of a model package ({error!r})") from error
 
 
