@@ -1,6 +1,6 @@
 """The parts of a recipe that say how live requests are answered."""
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 
 from pipelines.sections import Section
 
@@ -47,8 +47,8 @@ class Serving(Section):
     """Of one download, from the name's look-up to the last byte."""
     url_hosts: tuple[str, ...] = ()
     """Hosts that photos may come from, such as `*.example.org`; none: every public one."""
-    url_networks: tuple[str, ...] = ()
-    """Networks such as `10.1.0.0/16` that photos may come from although they are not public: a photo store of one's own."""
+    url_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Networks such as `10.1.0.0/16` that may be asked although they are not public: a photo store of one's own."""
     feature_cache_s: float = Field(default=5.0, ge=0)
     """How long a sender's features are kept in memory."""
     canary: Canary = Canary()

@@ -152,7 +152,7 @@ async def _components(
             seconds=given.url_seconds,
             max_bytes=recipe.image.max_bytes,
             hosts=given.url_hosts,
-            own_networks=given.url_networks,
+            own_networks=tuple(map(str, given.url_networks)),
         )
         found["downloader"] = Downloader(Fetcher(limits), given.max_photos, max_total_bytes=given.max_request_bytes)
     if "preprocessor" in wanted:
