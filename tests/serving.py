@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,13 @@ from serving.components.base import ANYONE, Identity
 from serving.server import Server
 
 STARTS_S = 60.0
+
+
+def free_port() -> int:
+    """One on which nothing listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 class Open:

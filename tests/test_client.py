@@ -21,8 +21,7 @@ from serving.components.pipeline import Pipeline
 from serving.photos import Photo
 from serving.server import Server
 from tests.answering import WithModel, downloader, jpeg, preprocessor, serving
-from tests.serving import Running, running
-from tests.test_sequencing import free_port
+from tests.serving import Running, free_port, running
 
 GOOD, OTHER, BAD = jpeg(1), jpeg(2), jpeg(3)[:400]
 KEY = "classy_for_a_test"
