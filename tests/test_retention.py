@@ -39,13 +39,18 @@ def records(draw: st.DrawFn) -> Records:
         )  # fmt: skip
     generations = [
         {"generation": number, "champion_version": n, "champion_run_id": f"run-{n}", "previous_version": None,
-         "canary_version": draw(st.none() | NAMES), "shadow_version": None, "evidence_uri": f"uri-{n}"}
+         **_beside(draw, "canary"), **_beside(draw, "shadow"), "evidence_uri": f"uri-{n}"}
         for number, n in enumerate(draw(st.lists(NAMES, max_size=4)), 1)
     ]  # fmt: skip
     aliases = dict.fromkeys(draw(st.lists(NAMES, max_size=2)), "alias")
     return Records(
         generations=generations, decisions=decisions, evidence=evidence, trainings=trainings, aliases=aliases
     )
+
+
+def _beside(draw: st.DrawFn, role: str) -> dict[str, str | None]:
+    version = draw(st.none() | NAMES)
+    return {f"{role}_version": version, f"{role}_run_id": version and f"run-{version}"}
 
 
 def every_thing(found: Records, age: int) -> list[Thing]:
@@ -72,7 +77,7 @@ def test_whatever_the_ledger_nothing_that_is_referred_to_goes(found: Records, ag
     needed: set[tuple[str, str]] = {("version", version) for version in found.aliases}
     for row in found.generations:
         document = found.evidence.get(row["evidence_uri"])
-        versions = {row["champion_version"], row["canary_version"]}
+        versions = {row["champion_version"], row["canary_version"], row["shadow_version"]}
         snapshots = {by_run[row["champion_run_id"]].snapshot_id} if row["champion_run_id"] in by_run else set()
         if document is None:
             assert not [name for what, name in goes if what == "snapshot"]

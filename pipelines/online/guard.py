@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +27,9 @@ async def flush(settings: Settings, tally: Tally, every_s: float = 10.0) -> None
     async def once() -> None:
         # Counted and read on the loop, written in a thread.
         rows = tally.rows()
-        if rows and await asyncio.to_thread(writer.write, rows):
+        if not rows:
+            return
+        if await asyncio.to_thread(writer.write, rows):
             tally.written(rows)
 
     try:
@@ -45,7 +47,7 @@ class Minutes:
         self._url = settings.database_url
         self._store: Store | None = None
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+    def write(self, rows: list[dict[str, Any]]) -> bool:
         """False where the database is away: what was not written stays for the next time."""
         try:
             if self._store is None:
