@@ -41,8 +41,8 @@ def serve(
 ) -> None:
     """Answer live requests over REST and gRPC until Ctrl-C.
 
-    What answers is what the ledger says: a promotion, a canary or a rollback is followed within a second or two, without a
-    failed request. Access control is on: `classy keys create` makes keys, and this machine has one in HOME/serving.
+    What answers is what the ledger says: a promotion, a canary or a rollback is followed within seconds, and no request
+    fails. Access control is on: `classy keys create` makes keys, and this machine has one in HOME/serving.
     Where it listens: CLASSY_HOST, CLASSY_REST_PORT, CLASSY_GRPC_PORT.
     """
     from pipelines import serve as server
