@@ -36,7 +36,7 @@ STACK = ("test_airflow", "test_pages", "test_stack", "test_loop", "test_review_p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: a file's tests share a worker, as they share fixtures; the longest go first."""
+    """For `pytest -n 2 --dist loadgroup`: the tests of a file share a worker and its fixtures; the longest go first."""
     for item in items:
         name = item.path.stem
         item.add_marker(pytest.mark.xdist_group("stack" if name in STACK else name))
