@@ -52,6 +52,10 @@ class Problem(Exception):
         self.detail = detail or reason
         self.retry_after = retry_after
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are copied from `args`, which would be the message alone.
+        return type(self).from_json, (self.as_json(),)
+
     def as_json(self) -> dict[str, Any]:
         """Plain data, as it stands in an `error` tensor and in an HTTP body's `problem`."""
         found: dict[str, Any] = {"reason": self.reason, "detail": self.detail, "message": self.message}

@@ -24,7 +24,7 @@ from serving import traces
 from serving.access.gate import KeyGate
 from serving.components.base import Component
 from serving.components.downloader import Downloader
-from serving.components.hops import HopError, Onward, open_hops
+from serving.components.hops import HopError, Onward, open_hops, parse_hops
 from serving.components.pipeline import Pipeline
 from serving.components.preprocessor import Preprocessor
 from serving.fetching import Fetcher, FetchLimits
@@ -143,7 +143,8 @@ async def _components(
     settings: Settings, recipe: Recipe, component: str, metrics: Metrics, stack: AsyncExitStack, worker: int
 ) -> tuple[dict[str, Component], _Answering | None]:
     """The components of this process by name, not started yet, and what stands behind the classifier."""
-    wanted = COMPONENTS if component == WHOLE else (component,)
+    elsewhere = _elsewhere(settings)
+    wanted = [name for name in COMPONENTS if name not in elsewhere] if component == WHOLE else [component]
     given = recipe.serving
     found: dict[str, Component] = {}
     answering = await _answering(settings, recipe, metrics, stack, worker) if "classifier" in wanted else None
@@ -231,6 +232,14 @@ def _beside(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
     stack.push_async_callback(end)
 
 
+def _elsewhere(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Components that other processes answer for: name → addresses."""
+    try:
+        return parse_hops(settings.hops)
+    except HopError as error:
+        raise ClassyError(f"CLASSY_HOPS={settings.hops!r}: {error}") from None
+
+
 def _hops(
     settings: Settings,
     recipe: Recipe,
@@ -240,11 +249,9 @@ def _hops(
     answering: _Answering | None,
 ) -> tuple[dict[str, Component], list[Component]]:
     """What is served, each able to hand on, and the remote components that are started and stopped beside it."""
-    try:
-        registry = open_hops(settings.hops, local=local)
-    except HopError as error:
-        raise ClassyError(f"CLASSY_HOPS={settings.hops!r}: {error}") from None
-    remote = [hop for name, hop in registry.items() if name not in local or hop is not local[name]]
+    # A process of one component serves it, also where the setting, which many processes share, names it.
+    registry = {**open_hops(settings.hops), **local}
+    remote = [hop for name, hop in registry.items() if name not in local]
     if unknown := [name for name in onward if name not in registry]:
         raise ClassyError(
             f"--next {','.join(onward)}: {unknown[0]!r} is nowhere; name it in CLASSY_HOPS, such as "
@@ -254,14 +261,13 @@ def _hops(
         name: Onward(part, registry, tuple(onward) if name == component else ()) for name, part in local.items()
     }
     if component == WHOLE:
-        mine = answering if answering and registry["classifier"] is local["classifier"] else None
         served[WHOLE] = Pipeline(
             registry["downloader"],
             registry["preprocessor"],
             registry["classifier"],
-            recall=mine.recall if mine else None,
-            arms=mine.arms if mine else None,
-            features=mine.features if mine else None,
+            recall=answering.recall if answering else None,
+            arms=answering.arms if answering else None,
+            features=answering.features if answering else None,
             limit=recipe.serving.max_photos,
         )
     return served, remote
