@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ class Peer:
     """Photo → body and content type."""
     label: Callable[[Any], str]
     """The answer's JSON → class."""
+    env: str = ""
+    """Its environment's name; default: its own."""
     prepare: Callable[[Path, Path, int], list[str] | None] = lambda *_: None
     """A command to run before, or None after having written what is needed."""
 
@@ -158,6 +160,7 @@ PEERS: dict[str, Peer] = {
         ),
     )
 }  # fmt: skip
+PEERS["fastapi_threads"] = replace(PEERS["fastapi"], name="fastapi_threads", env="fastapi", path="/predict-in-threads")
 
 
 def target(peer: Peer, port: int, photos: list[bytes]) -> Target:
@@ -176,9 +179,10 @@ def running(peer: Peer, flavour: Flavour, package: Path, folder: Path, *, patien
     Raises:
         Missing: there is no environment, or it does not answer within `patience` seconds.
     """
-    bin_ = environment(peer.name) / "bin"
+    name = peer.env or peer.name
+    bin_ = environment(name) / "bin"
     if not bin_.is_dir():
-        raise Missing(f"no environment; `python -m benchmarks.peers.setup {peer.name}` makes it")
+        raise Missing(f"no environment; `python -m benchmarks.peers.setup {name}` makes it")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     port, log = free_port(), folder / "log.txt"
