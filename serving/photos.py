@@ -56,6 +56,8 @@ class Photo:
     generation: int = 0
     cached: bool = False
     """Answered from memory: the same bytes, generation and features were answered before."""
+    cached_from: Any = None
+    """The `Arm` whose answer memory gave: by now it may have been taken out of production. No tensor."""
     prediction_id: str = ""
 
     problem: Problem | None = None

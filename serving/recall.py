@@ -108,7 +108,7 @@ class Recall:
         photo.label, photo.confidence = answer.label, answer.confidence
         photo.context, photo.defaulted = answer.context, answer.defaulted
         photo.arm, photo.model_version, photo.generation = arm.name, arm.version, arm.generation
-        photo.cached = True
+        photo.cached, photo.cached_from = True, arm
         return True
 
     def put(self, photo: Photo, arm: "Arm", fingerprint: str = "") -> None:

@@ -131,7 +131,7 @@ class Classifier(Component):
             # No await between choosing and leasing: a model that was chosen is not stopped before it has answered.
             for photo, captured in self._admit(photos, at):
                 if photo.probabilities is not None:
-                    rows.append(self._row_of_cached(photo, captured, at, call))
+                    rows.append(_row(photo, photo.cached_from, captured, at, call))  # it is an answer like others
                 elif (arm := self._choose(photo, call)) is not None:
                     group = groups.get(id(arm))
                     if group is None:
@@ -241,15 +241,6 @@ class Classifier(Component):
                 if self._recall is not None:
                     self._recall.put(photo, group.arm)
         return rows
-
-    def _row_of_cached(self, photo: Photo, captured: datetime, at: datetime, call: Call) -> dict[str, Any]:
-        """An answer from memory is an answer."""
-        wanted = (photo.arm, photo.model_version)
-        arm = next((arm for arm in self._arms.all() if (arm.name, arm.version) == wanted), None)
-        if arm is None:
-            # The models changed since memory was asked: the one whose answer it is, is still known by its version.
-            arm = self._arms.by_version(photo.model_version)
-        return _row(photo, arm, captured, at, call)
 
     # ---------------------------------------------------------------------------------------------- shadow
 
