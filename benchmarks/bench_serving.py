@@ -1,6 +1,6 @@
 """JPEG in, class out: our server beside its peers and beside what the machine can do; and what each part of it costs.
 
-    classy bench serving [--quick] [--only fastapi,mlserver]
+    classy bench serving [--quick] [--only fastapi,mlserver] [--network resnet18]
 
 `python -m benchmarks.peers.setup` makes the peers' environments first; a peer without one is reported as missing.
 """
@@ -69,15 +69,20 @@ class Found:
 
 
 def measure(
-    *, quick: bool = False, only: tuple[str, ...] = (), say: Callable[[str], None] = print
+    *,
+    quick: bool = False,
+    only: tuple[str, ...] = (),
+    network: world.Network = "compact",
+    say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """All figures of serving, recorded as `serving`; some twelve minutes.
 
     Args:
         quick: tries everything for a moment; its figures mean nothing and are recorded as `serving-quick`.
         only: peers by name; default: all.
+        network: another one than the recipe's; then the photos' figures alone, recorded as `serving-NETWORK`.
     """
-    made = world.settle()
+    made = world.settle(network)
     names = only or tuple(PEERS)
     missing: dict[str, str] = {}
     bench = _Bench(made, QUICK if quick else FULL, QUICK if quick else LOOK, say)
@@ -87,15 +92,17 @@ def measure(
         bench.check_ours()
         found = bench.look(names, missing)
         rows = bench.finals(found)
-    rows += tensors.rows()
-    for module in ELSEWHERE:
+    if network == "compact":
+        rows += tensors.rows()
+    for module in ELSEWHERE if network == "compact" else ():
         try:
             rows += importlib.import_module(f"benchmarks.{module}").rows()
         except ModuleNotFoundError as error:
             missing[module] = str(error)
     for name, why in missing.items():
         say(f"missing: {name}: {why}")
-    record("serving-quick" if quick else "serving", rows, missing=missing, load=list(os.getloadavg()))
+    name = "serving" if network == "compact" else f"serving-{network}"
+    record(f"{name}-quick" if quick else name, rows, missing=missing, load=list(os.getloadavg()))
     return [row.as_json() for row in rows]
 
 
@@ -265,8 +272,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Serving, beside peers and limits.")
     parser.add_argument("--quick", action="store_true", help="try everything for a moment; the figures mean nothing")
     parser.add_argument("--only", default="", help="peers, comma-separated")
+    parser.add_argument("--network", choices=tuple(world.NETWORKS), default="compact")
     given = parser.parse_args()
-    measure(quick=given.quick, only=tuple(filter(None, given.only.split(","))))
+    measure(quick=given.quick, only=tuple(filter(None, given.only.split(","))), network=given.network)
     return 0
 
 

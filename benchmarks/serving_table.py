@@ -1,4 +1,4 @@
-"""Put the figures of HOME/bench/serving.json into docs/serving-bench.md.
+"""Put the figures of HOME/bench/serving.json, and of another network if they are there, into docs/serving-bench.md.
 
 python -m benchmarks.serving_table
 """
@@ -39,11 +39,14 @@ def _short(value: float) -> str:
 
 
 def main() -> int:
-    path = load_settings().home / "bench" / "serving.json"
+    folder = load_settings().home / "bench"
+    told = table(json.loads((folder / "serving.json").read_text()))
+    for other in sorted(folder.glob("serving-resnet18.json")):
+        told += f"\n\n### With a ResNet-18 at 128 pixels\n\n{table(json.loads(other.read_text()))}"
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(json.loads(path.read_text()))}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{told}\n{END}{after}")
     return 0
 
 

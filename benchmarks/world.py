@@ -1,9 +1,9 @@
 """What the servers are measured on: photos, a model package, and a home in which it is the champion.
 
 Photos are those of the clothing recipe where CLASSY_CLOTHING names their folder, else made up: 400 × 533 JPEGs of
-about 27 KB. The network is the recipe's compact one. Its weights are random but fixed, and its last layer does not
-read the context: so a server with features and one without must give the same class, and how long it takes does not
-depend on what it learned.
+about 27 KB. The network is the recipe's compact one, or a ResNet-18 at 128 pixels. Its weights are random but fixed,
+and its last layer does not read the context: so a server with features and one without must give the same class, and
+how long it takes does not depend on what it learned.
 """
 
 import csv
@@ -14,7 +14,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,12 @@ SENDERS = 8
 """Made-up photos have so many."""
 DAYS = 2
 """Over which the photos came, the last of them yesterday."""
+Network = Literal["compact", "resnet18"]
+NETWORKS: dict[Network, tuple[int, str]] = {
+    "compact": (64, ""),
+    "resnet18": (128, '[[candidates]]\nname = "resnet"\nkind = "torchvision"\narchitecture = "resnet18"\n'),
+}
+"""Side of the canonical image, and the candidate that takes the place of the recipe's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +106,19 @@ def make_package(folder: Path, sent: list[Sent], recipe: Recipe, *, run_id: str 
 
     from pipelines.data.features import SERVICE, context_names, service_hash
     from pipelines.data.images import spec_of
+    from pipelines.models.fitting import options_of
     from serving.canonical import canonicalise
     from training.export import write_package
-    from training.models import EMBEDDING, ModelSpec, build, pixel_statistics
+    from training.models import ModelSpec, build, pixel_statistics
 
     spec, classes, names = spec_of(recipe), recipe.taxonomy.classes, context_names(recipe)
     images = np.stack([canonicalise(photo.data, spec) for photo in sent])
-    candidate = next(found for found in recipe.candidates if found.kind == "resnet")
-    options = {"width": candidate.width, "blocks": list(candidate.blocks)}
+    candidate = recipe.candidate("resnet")
+    options = options_of(candidate, spec.size)
     torch.manual_seed(SEED)
-    model = build(ModelSpec(kind="resnet", classes=len(classes), context=len(names), size=spec.size, options=options))
+    model = build(
+        ModelSpec(kind=candidate.kind, classes=len(classes), context=len(names), size=spec.size, options=options)
+    )
     model.set_pixels(*pixel_statistics(images))
     context = torch.zeros(len(images), len(names))
     for layer in model.modules():
@@ -121,10 +130,10 @@ def make_package(folder: Path, sent: list[Sent], recipe: Recipe, *, run_id: str 
                 torch.nn.init.ones_(block.norm2.weight)
         model.train()(torch.from_numpy(images), context)
         model.eval()
-        model.head.classes.weight[:, EMBEDDING:] = 0.0
-        model.head.classes.weight[:, :EMBEDDING] *= 5.0
+        model.head.classes.weight[:, model.body.width :] = 0.0
+        model.head.classes.weight[:, : model.body.width] *= 5.0
     card = {
-        "name": "resnet", "candidate": "resnet", "kind": "resnet", "classes": list(classes),
+        "name": "resnet", "candidate": "resnet", "kind": candidate.kind, "classes": list(classes),
         "image": {"size": spec.size, "fit": spec.fit}, "image_spec_hash": spec.digest(), "service": SERVICE,
         "service_hash": service_hash(recipe), "context_names": list(names), "context_default": [0.0] * len(names),
         "run_id": run_id, "options": options, "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -157,15 +166,14 @@ class World:
     sent: list[Sent]
 
 
-def settle(*, fresh: bool = False) -> World:
-    """A home in HOME/bench/serving: the last days' photos gathered, their senders' features online, a champion.
-
-    Made once a day: profiles grow old.
+def settle(network: Network = "compact", *, fresh: bool = False) -> World:
+    """A home in HOME/bench/serving, or serving-NETWORK: the last days' photos gathered, their senders' features online,
+    a champion. Made once a day: profiles grow old.
     """
-    home = load_settings().home / "bench" / "serving"
+    home = load_settings().home / "bench" / ("serving" if network == "compact" else f"serving-{network}")
     sent = photos()
     first = datetime.now(UTC).date() - timedelta(days=DAYS)
-    said = hashlib.sha256(b"".join([_recipe_text(home, first).encode(), *(photo.data for photo in sent)]))
+    said = hashlib.sha256(b"".join([_recipe_text(home, first, network).encode(), *(photo.data for photo in sent)]))
     stamp = home / "made.txt"
     path, package = home / "serving.toml", home / "package"
     settings = load_settings(
@@ -173,24 +181,29 @@ def settle(*, fresh: bool = False) -> World:
     )
     if fresh or not stamp.is_file() or stamp.read_text() != said.hexdigest():
         shutil.rmtree(home, ignore_errors=True)
-        _write_source(home, first, sent)
+        _write_source(home, sent)
+        path.write_text(_recipe_text(home, first, network))
         _bring_in(settings, load_recipe(str(path)), first)
         _enthrone(settings, load_recipe(str(path)), package, sent, first)
         stamp.write_text(said.hexdigest())
     return World(settings=settings, recipe=load_recipe(str(path)), recipe_path=path, package=package, sent=sent)
 
 
-def _recipe_text(home: Path, first: date) -> str:
+def _recipe_text(home: Path, first: date, network: Network) -> str:
     """The clothing recipe on the photos that are measured with."""
+    size, candidate = NETWORKS[network]
     text = (RECIPES / "clothing.toml").read_text().replace("${CLASSY_CLOTHING}", str(home / "photos"))
     head, _, rest = text.partition("[replay]")
-    after = rest[rest.index("[image]") :]
+    after = rest[rest.index("[image]") :].replace("size = 64", f"size = {size}")
+    if candidate:
+        start, end = after.index("[[candidates]]"), after.index("[budget]")
+        after = f"{after[:start]}{candidate}\n{after[end:]}"
     return f"{head}[replay]\nstart = {first}\ndays = {DAYS}\nlabel_delay_days = [0.0, 0.01]\n\n" + after.replace(
         "min_records = 50", "min_records = 1"
     ).replace("history_days = 10", "history_days = 1")
 
 
-def _write_source(home: Path, first: date, sent: list[Sent]) -> None:
+def _write_source(home: Path, sent: list[Sent]) -> None:
     images = home / "photos" / "images"
     images.mkdir(parents=True)
     with (home / "photos" / "images.csv").open("w", newline="") as file:
@@ -199,7 +212,6 @@ def _write_source(home: Path, first: date, sent: list[Sent]) -> None:
         for photo in sent:
             writer.writerow((photo.name, photo.sender, photo.label))
             (images / f"{photo.name}.jpg").write_bytes(photo.data)
-    (home / "serving.toml").write_text(_recipe_text(home, first))
 
 
 def _bring_in(settings: Settings, recipe: Recipe, first: date) -> None:

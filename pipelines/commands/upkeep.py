@@ -65,6 +65,7 @@ def bench_judge(
 def bench_serving(
     quick: Annotated[bool, typer.Option(help="Try everything for a moment; the figures mean nothing.")] = False,
     only: Annotated[str, typer.Option(help="Some of the peers, such as fastapi,mlserver; default: all.")] = "",
+    network: Annotated[str, typer.Option(help="compact, or resnet18: the photos' figures with it alone.")] = "compact",
     json_: JsonOption = False,
 ) -> None:
     """How fast the live server is beside its peers and beside what the machine can do; about twelve minutes.
@@ -72,8 +73,11 @@ def bench_serving(
     `python -m benchmarks.peers.setup` makes the peers' environments first.
     """
     peers = tuple(name.strip() for name in only.split(",") if name.strip())
+    if network not in ("compact", "resnet18"):
+        raise typer.BadParameter(f"{network!r}: compact and resnet18 are known", param_hint="--network")
     say = Console(stderr=True).print
-    show(_bench("bench_serving").measure(quick=quick, only=peers, say=say), json_, columns=BENCH_COLUMNS[1:])
+    rows = _bench("bench_serving").measure(quick=quick, only=peers, network=network, say=say)
+    show(rows, json_, columns=BENCH_COLUMNS[1:])
 
 
 def _bench(name: str) -> Any:
