@@ -35,6 +35,7 @@ STACK = ("test_airflow", "test_pages", "test_stack", "test_loop", "test_review_p
 """Files that start Airflow, look for free ports, or count the machine's processes: one after the other."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `pytest -n 2 --dist loadgroup`: the tests of a file share a worker and its fixtures; the longest go first."""
     for item in items:
