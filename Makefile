@@ -33,7 +33,7 @@ loop: install ## the same loop without Airflow
 	$(RUN) classy loop
 
 test: install ## every test
-	$(RUN) pytest -n 2 --dist loadgroup
+	$(RUN) pytest -n 2 --dist loadfile
 
 lint: install ## formatter, linter, types, import arrows
 	$(RUN) pre-commit run --all-files

@@ -31,17 +31,12 @@ TINY = {
     "story": {"history_days": 3},
 }
 
-STACK = ("test_airflow", "test_pages", "test_stack", "test_loop", "test_review_pages")
-"""Files that start Airflow, look for free ports, or count the machine's processes: one after the other."""
+LONGEST = ("test_airflow", "test_loop", "test_kills")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: the tests of a file share a worker and its fixtures; the longest go first."""
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("stack" if name in STACK else name))
-    items.sort(key=lambda item: item.path.stem not in STACK)
+    """The longest files go first, so that no worker of `pytest -n 2 --dist loadfile` waits for one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture
