@@ -27,6 +27,9 @@ class FeatureSource(Protocol):
             Problem: the store cannot be read.
         """
 
+    def remembered(self, sender: str, at: datetime) -> str | None:
+        """`fingerprint` where it is known without a read, else None. Called on the event loop."""
+
     def fingerprint(self, sender: str, at: datetime) -> str:
         """Names what is known about a sender now: equal fingerprints and equal photos give equal contexts."""
 

@@ -35,6 +35,9 @@ class Known:
     def ready(self) -> str | None:
         return None
 
+    def remembered(self, sender: str, at: datetime) -> str | None:
+        return None
+
     def fill(self, photos: Sequence[Photo], at: datetime) -> None:
         for photo in photos:
             photo.defaulted = not photo.sender.isdigit()

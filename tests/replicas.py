@@ -41,6 +41,9 @@ class Averages:
     def ready(self) -> str | None:
         return None
 
+    def remembered(self, sender: str, at: datetime) -> str | None:
+        return None
+
     def fill(self, photos: Sequence[Photo], at: datetime) -> None:
         for photo in photos:
             photo.context, photo.defaulted = np.ones(self._width, np.float32), True

@@ -56,6 +56,9 @@ class Senders:
     def ready(self) -> str | None:
         return None
 
+    def remembered(self, sender: str, at: datetime) -> str | None:
+        return None
+
     def fill(self, photos: Sequence[Photo], at: datetime) -> None:
         assert at == AT
         self.threads.add(threading.current_thread().name)

@@ -98,6 +98,8 @@ class Classifier(Component):
 
     def properties(self) -> dict[str, Any]:
         found: dict[str, Any] = {**self._arms.about(), "stats": list(STATS)}
+        if self._arms.shadow() is not None:
+            found["shadow"] = {"answered": self.shadowed, "shed": self.shadow_shed}
         arms = self._arms.all()
         if arms:
             card = arms[0].loaded.card
@@ -214,7 +216,13 @@ class Classifier(Component):
     async def _ask_arm(self, group: "_Group", call: Call) -> None:
         arm = group.arm
         start = time.perf_counter()
-        await arm.loaded.classify(group.photos, prepare=self._look_up, deadline=call.deadline)
+        try:
+            await arm.loaded.classify(group.photos, prepare=self._look_up, deadline=call.deadline)
+        except Problem as refused:
+            if refused.kind.status >= 500:
+                for _ in group.photos:
+                    self._arms.tally(arm, time.perf_counter() - start, False)
+            raise
         seconds = time.perf_counter() - start
         traces.told("classifier", group.photos, ("queue", "features", "model"), arm=arm.name, version=arm.version)
         for photo in group.photos:

@@ -135,8 +135,7 @@ class Pipeline(Component):
 
 async def _fingerprint(features: FeatureSource, sender: str, at: datetime) -> str:
     """What is known of a sender; what memory does not say is read in a thread, as the event loop must not wait."""
-    remembered = getattr(features, "remembered", None)
-    found: str | None = remembered(sender, at) if remembered is not None else None
+    found = features.remembered(sender, at)
     return found if found is not None else await asyncio.to_thread(features.fingerprint, sender, at)
 
 
