@@ -9,6 +9,7 @@ here knows settings or recipes. https://docs.ray.io/en/latest/serve/advanced-gui
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -16,6 +17,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
+
+# Under `uv run` Ray would start each worker by `uv run` from a copy of the folder, without this environment.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -31,6 +36,8 @@ from serving.wire import protobuf as pb
 
 if TYPE_CHECKING:
     from serving.metrics import Metrics
+
+__all__ = ["INGRESS", "PARTS", "SERVICER", "application", "ray", "serve"]
 
 PARTS = ("downloader", "preprocessor", "classifier")
 INGRESS = "classy"

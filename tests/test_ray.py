@@ -15,7 +15,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from serving.ray_app import PARTS, SERVICER, application
+from serving.ray_app import PARTS, SERVICER, application, ray, serve
 from tests import replicas, serving
 from tests.answering import jpeg
 from tests.packages import make_package
@@ -46,9 +46,6 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ray_ports(package: Path) -> Iterator[Ports]:
     """A Ray of this machine alone, with two classifiers, until the tests are done."""
-    import ray
-    from ray import serve
-
     rest, grpc = free_port(), free_port()
     ray.init(num_cpus=3, include_dashboard=False, object_store_memory=80_000_000, log_to_driver=False)
     try:

@@ -12,9 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-import ray
-from ray import serve
-
 from pipelines.errors import ClassyError
 from pipelines.online import assembly, workers
 from pipelines.recipe import Recipe
@@ -23,7 +20,7 @@ from serving.components.base import Component
 from serving.components.hops import Onward
 from serving.components.pipeline import Pipeline
 from serving.metrics import Metrics
-from serving.ray_app import INGRESS, SERVICER, application
+from serving.ray_app import INGRESS, SERVICER, application, ray, serve
 from serving.server import Limits, Server
 
 STORE_BYTES = 200_000_000
