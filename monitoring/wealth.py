@@ -66,6 +66,7 @@ def radius(variance: float, freedom: float, *, alpha: float, scale: float) -> fl
     grown = information + tuned
     bound = math.sqrt(2 * grown * math.log1p(math.sqrt(grown / tuned) / (2 * alpha))) / information
     errors = bound / math.sqrt(variance)
-    if errors > 30:
-        return math.inf if freedom < 3 else bound
-    return -float(special.stdtrit(freedom, special.ndtr(-errors))) * math.sqrt(variance)
+    # Gauss's tail at more than 30 is not a number any more; from there on the bound grows in proportion.
+    within = min(errors, 30.0)
+    student = -float(special.stdtrit(freedom, special.ndtr(-within)))
+    return student * errors / within * math.sqrt(variance)

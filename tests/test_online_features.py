@@ -1,16 +1,17 @@
 """Live photos are told what training rows were told, from the newest profile, and never from one that is too old."""
 
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from feast.infra.online_stores.sqlite import SqliteOnlineStore
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, adapt_datetime_epoch, convert_timestamp
 from feast.infra.passthrough_provider import PassthroughProvider
 
 from pipelines import materialize, prepare
@@ -218,6 +219,20 @@ def test_many_threads_read_at_once(world: World) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_profiles_are_read_where_pandas_has_changed_how_times_are_written(world: World, tmp_path: Path) -> None:
+    with sqlite3.connect(":memory:") as connection:
+        pd.DataFrame({"at": [pd.Timestamp(NOW)]}).to_sql("any", connection)
+    try:
+        there = world.made(tmp_path / "var")
+        materialize.run(there.settings, there.recipe, shard_uri=there.shards[1])
+        photos = asked("sender-00")
+        OnlineFeatures(there.settings, there.recipe).fill(photos, NOW)
+        assert not photos[0].defaulted
+    finally:
+        sqlite3.register_adapter(datetime, adapt_datetime_epoch)
+        sqlite3.register_converter("timestamp", convert_timestamp)
 
 
 def test_the_lean_read_of_sqlite_says_what_feasts_own_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def bench_serving(
 def _bench(name: str) -> Any:
     """A benchmark's module: part of the checkout, not of what is installed."""
     try:
+        importlib.import_module("benchmarks")
         return importlib.import_module(f"benchmarks.{name}")
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith(("benchmarks", "tests")):

@@ -116,8 +116,10 @@ class _LeanSqlite(SqliteOnlineStore):
         version = config.entity_key_serialization_version
         keys = {_serialized(sender, version): sender for sender in senders}
         if self._select is None:
-            # `+0`: a bare event_ts would be turned into a datetime in every row.
-            self._select = f"SELECT entity_key, feature_name, value, event_ts+0 FROM {_quoted(config, view)}"  # noqa: S608
+            # An expression, as a bare event_ts would be turned into a datetime in every row. Feast writes seconds, but
+            # text in a process where pandas wrote to SQLite before: both set how sqlite3 writes a datetime.
+            when = "CASE typeof(event_ts) WHEN 'text' THEN strftime('%s', event_ts)+0 ELSE event_ts+0 END"
+            self._select = f"SELECT entity_key, feature_name, value, {when} FROM {_quoted(config, view)}"  # noqa: S608
         connection: sqlite3.Connection = self._get_conn(config)
         rows: list[tuple[bytes, str, bytes, int]] = connection.execute(
             f"{self._select} WHERE entity_key IN (?{',?' * (len(keys) - 1)}) ORDER BY entity_key", list(keys)
