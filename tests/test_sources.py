@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sqlalchemy import create_engine
 
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
@@ -334,9 +335,10 @@ def test_a_table_of_urls(settings: Settings, web: str, tmp_path: Path) -> None:
 @pytest.fixture
 def database(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "shop.db"
-    with sqlite3.connect(path) as connection:
-        pd.DataFrame(ROWS).to_sql("photos", connection, index=False)
-    connection.close()
+    # Through SQLAlchemy: to a bare connection of sqlite3 pandas changes how the whole process writes times.
+    engine = create_engine(f"sqlite:///{path}")
+    pd.DataFrame(ROWS).to_sql("photos", engine, index=False)
+    engine.dispose()
     monkeypatch.setenv("SHOP_URL", f"sqlite:///{path}")
     return path
 
