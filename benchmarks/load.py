@@ -110,7 +110,7 @@ def plan(rate: float, seconds: float, arrivals: Arrivals, seed: int) -> NDArray[
 
 
 def highest_rate(
-    shoot: Callable[[float], Report], *, start: float, bound: float, grain: float = 0.03, most: int = 12
+    shoot: Callable[[float], Report], *, start: float, bound: float, grain: float = 0.03, most: int = 12, tries: int = 1
 ) -> tuple[float, list[Report]]:
     """The highest rate that holds: steps of a quarter up or down from `start`, then halving to `grain` of the rate.
 
@@ -118,18 +118,22 @@ def highest_rate(
         shoot: run at a rate.
         bound: seconds that 99% must be answered within.
         most: runs in all.
+        tries: a rate does not hold when so many runs at it in a row did not. A virtual machine stands still for a
+            moment now and then; with one try such a moment ends the search far below what the server can do.
 
     Returns:
         the rate (0 where none held), and all runs.
     """
-    low, high, rate = 0.0, float("inf"), start
+    low, high, rate, failed = 0.0, float("inf"), start, 0
     runs: list[Report] = []
     while len(runs) < most and high - low > grain * low:
         runs.append(shoot(rate))
         if runs[-1].holds(bound):
-            low = rate
+            low, failed = rate, 0
+        elif (failed := failed + 1) < tries:
+            continue
         else:
-            high = rate
+            high, failed = rate, 0
         if high == float("inf"):
             rate = low * 1.25
         elif low == 0.0:

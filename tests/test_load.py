@@ -176,3 +176,18 @@ def test_the_search_ends_just_below_what_the_server_can_do(start: float) -> None
     rate, runs = highest_rate(shoot, start=start, bound=0.1, most=20)
     assert 0.96 * 310 <= rate <= 310
     assert len(runs) <= 20
+
+
+def test_a_moment_in_which_the_machine_stood_still_does_not_end_the_search() -> None:
+    asked: list[float] = []
+
+    def shoot(rate: float) -> Report:
+        asked.append(rate)
+        late = 5.0 if rate > 310 or len(asked) == 2 else 0.01  # the second run meets a stall that is nobody's
+        return Report(offered=rate, achieved=rate, sent=1, p50=late, p95=late, p99=late, worst=late, cpu=0.0)
+
+    rate, runs = highest_rate(shoot, start=200.0, bound=0.1, most=30, tries=2)
+    assert 0.96 * 310 <= rate <= 310
+    assert asked[1] == asked[2] == 250.0  # tried again, and it held
+    asked.clear()
+    assert highest_rate(shoot, start=200.0, bound=0.1, most=30)[0] < 250

@@ -68,7 +68,7 @@ def bench_serving(
     network: Annotated[str, typer.Option(help="compact, or resnet18: the photos' figures with it alone.")] = "compact",
     json_: JsonOption = False,
 ) -> None:
-    """How fast the live server is beside its peers and beside what the machine can do; about twelve minutes.
+    """How fast the live server is beside its peers and beside what the machine can do; about twenty minutes.
 
     `python -m benchmarks.peers.setup` makes the peers' environments first.
     """
