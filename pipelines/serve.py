@@ -1,6 +1,6 @@
 """The live server: `classy`, or one of its components, over REST and gRPC.
 
-    classy serve [COMPONENT] [--next NAMES] [--workers N] [--engine ray]
+    classy serve [COMPONENT] [--next NAMES] [--workers N] [--engine ray] [--tls-cert FILE --tls-key FILE]
 
 One process, or several on the same two ports. `pipelines/online/` says what each is made of.
 """
@@ -99,7 +99,13 @@ def _fleet(
         arguments = ["serve", component, "--workers", str(settings.workers), "--recipe", settings.recipe]
         if onward:
             arguments += ["--next", ",".join(onward)]
-        fixed = {"CLASSY_HOME": str(settings.home), "CLASSY_REST_PORT": str(rest), "CLASSY_GRPC_PORT": str(grpc)}
+        fixed = {
+            "CLASSY_HOME": str(settings.home),
+            "CLASSY_REST_PORT": str(rest),
+            "CLASSY_GRPC_PORT": str(grpc),
+            "CLASSY_TLS_CERT": settings.tls_cert,
+            "CLASSY_TLS_KEY": settings.tls_key,
+        }
         key_file = _key_file(settings, component, say)
         workers.supervise(
             arguments,

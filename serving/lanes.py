@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
 
@@ -69,8 +69,8 @@ class Lane(Generic[T, R]):
         if batch < 1 or queue < 1 or threads < 1 or wait_ms < 0:
             raise ValueError(f"batch={batch}, queue={queue}, threads={threads} must be 1 or more, wait_ms={wait_ms} 0")
         self.name = name
-        self.batches = 0
-        """Calls of `work` so far."""
+        self.sizes: Counter[int] = Counter()
+        """Calls of `work` so far, by their number of items."""
         self.done = 0
         """Items worked on so far."""
         self.refused = 0
@@ -94,6 +94,11 @@ class Lane(Generic[T, R]):
     def capacity(self) -> int:
         """Items that may wait."""
         return self._queue
+
+    @property
+    def batches(self) -> int:
+        """Calls of `work` so far."""
+        return sum(self.sizes.copy().values())
 
     def start(self) -> None:
         """Start the threads. A lane that was stopped does not start again."""
@@ -224,7 +229,7 @@ class Lane(Generic[T, R]):
         return answers
 
     def _measure(self, count: int, seconds: float) -> None:
-        self.batches += 1
+        self.sizes[count] += 1
         self.done += count
         each = seconds / count
         self._seconds_each += (SMOOTHING if self._seconds_each else 1.0) * (each - self._seconds_each)

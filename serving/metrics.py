@@ -4,12 +4,13 @@ Requests add to counters that were looked up before; what others count anyway (l
 somebody scrapes. No label has a value that a client chose, and each has a bounded number of them.
 """
 
+from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds: a stage takes half a millisecond on a good day, a slow origin ten seconds."""
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+"""Photos."""
 MOST = 200
 """Values of one label set that are learned while serving; what comes after is counted as `other`."""
 OTHER = "other"
@@ -33,8 +36,7 @@ class LaneLike(Protocol):
     """See `serving.lanes.Lane`."""
 
     name: str
-    batches: int
-    done: int
+    sizes: Mapping[int, int]
     refused: int
 
     @property
@@ -245,19 +247,23 @@ class Watched:
     def _of_lanes(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("classy_lane_waiting_photos", "Photos that wait in a lane.", labels=["lane"])
         room = GaugeMetricFamily("classy_lane_capacity_photos", "Photos that may wait in a lane.", labels=["lane"])
-        batches = CounterMetricFamily("classy_lane_batches", "Batches that a lane worked on.", labels=["lane"])
-        done = CounterMetricFamily("classy_lane_photos", "Photos that a lane worked on.", labels=["lane"])
         refused = CounterMetricFamily("classy_lane_refused_photos", "Photos that found a lane full.", labels=["lane"])
+        batches = HistogramMetricFamily(
+            "classy_lane_batch_photos", "Photos of one batch that a lane worked on.", labels=["lane"]
+        )
         sums: dict[str, list[float]] = {}
+        sizes: dict[str, Tally[int]] = {}
         for lane in self._all_lanes():
-            sofar = sums.setdefault(lane.name, [0.0] * 5)
-            numbers = (lane.waiting, lane.capacity, lane.batches, lane.done, lane.refused)
+            sofar = sums.setdefault(lane.name, [0.0] * 3)
+            numbers = (lane.waiting, lane.capacity, lane.refused)
             sums[lane.name] = [before + now for before, now in zip(sofar, numbers, strict=True)]
-        families: tuple[Any, ...] = (waiting, room, batches, done, refused)
+            sizes.setdefault(lane.name, Tally()).update(dict(lane.sizes))
+        families: tuple[Any, ...] = (waiting, room, refused)
         for name, row in sums.items():
             for family, number in zip(families, row, strict=True):
                 family.add_metric([name], number)
-        yield from families
+            batches.add_metric([name], *_histogram(sizes[name]))
+        yield from (*families, batches)
 
     def _all_lanes(self) -> Iterable[LaneLike]:
         """Each lane once, those of loaded models too."""
@@ -311,3 +317,9 @@ class Watched:
             count.add_metric([], self.keys.count)
             age.add_metric([], self.keys.age_s)
         yield from (count, age)
+
+
+def _histogram(sizes: Mapping[int, int]) -> tuple[list[tuple[str, float]], float]:
+    """Cumulative counts by bound, and the sum, as `HistogramMetricFamily.add_metric` takes them."""
+    rows = [(str(float(most)), float(sum(n for size, n in sizes.items() if size <= most))) for most in BATCHES]
+    return [*rows, ("+Inf", float(sum(sizes.values())))], float(sum(size * n for size, n in sizes.items()))

@@ -429,7 +429,7 @@ def test_a_shadow_that_is_slow_full_or_broken_costs_callers_nothing(folders: dic
             engine = shadow.loaded._engine
 
             class Slow:
-                name, precision = engine.name, engine.precision
+                name, precision, on_cores = engine.name, engine.precision, engine.on_cores
 
                 def predict(self, images: np.ndarray, context: np.ndarray) -> Any:
                     assert go.wait(10)

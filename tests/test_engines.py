@@ -121,6 +121,8 @@ def test_an_unknown_runtime_names_those_there_are(folder: Path) -> None:
 class Off:
     """An engine whose probabilities are off by a chosen amount."""
 
+    on_cores = True
+
     def __init__(self, name: str, precision: str, folder: Path, off: float) -> None:
         self.name, self.precision, self._model, self._off = name, precision, load_model(folder, threads=1), off
 

@@ -1,5 +1,6 @@
 """Metrics: what two doors, lanes, arms, the log and several workers count, as Prometheus reads it."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_names_follow_prometheus_rules() -> None:
         for sample in family.samples:
             assert sample.name.endswith("_total") == (family.type == "counter"), sample.name
             if family.type == "histogram":
-                assert family.name.endswith("_seconds"), family.name
+                assert family.name.endswith(("_seconds", "_photos")), family.name
             assert not {"le", "quantile"} & sample.labels.keys() or family.type == "histogram"
 
 
@@ -234,6 +235,25 @@ def test_lanes_arms_log_memory_and_keys_are_asked_when_somebody_scrapes() -> Non
     assert found["classy_recall_lookups_total", "found=yes"] == 2
     assert found["classy_ready", ""] == 1
     assert found["classy_build_info", "version=1.2.3"] == 1
+
+
+def test_sizes_of_batches_are_a_histogram_of_their_lane() -> None:
+    lane: Lane[int, int] = Lane(lambda items: items, name="model", batch=4, queue=9)
+
+    async def ask() -> None:
+        lane.start()
+        await lane.submit_many(list(range(7)))  # admitted at once: a batch of 4 and one of 3
+        await lane.submit(1)
+        await lane.stop()
+
+    asyncio.run(ask())
+    metrics = Metrics()
+    metrics.watch(lanes=lambda: [lane, lane])  # known by two names, counted once
+    found = values(metrics)
+    bounds = {"1.0": 1, "2.0": 1, "4.0": 3, "8.0": 3, "64.0": 3, "+Inf": 3}
+    assert {le: found["classy_lane_batch_photos_bucket", f"lane=model,le={le}"] for le in bounds} == bounds
+    assert found["classy_lane_batch_photos_count", "lane=model"] == 3
+    assert found["classy_lane_batch_photos_sum", "lane=model"] == 8
 
 
 def test_a_server_that_cannot_answer_says_so() -> None:

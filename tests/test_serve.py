@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import psutil
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+import trustme
 
 from monitoring.stores import open_store
 from pipelines.recipe import ROOT, Recipe, load_recipe
@@ -227,3 +229,27 @@ def test_a_wrong_setting_is_named_before_anything_is_served(
     assert process.returncode == 1
     assert says in error.replace("\n", "")
     assert "Traceback" not in error
+
+
+def test_every_worker_speaks_tls_with_the_certificate_of_the_flags(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    cert, key, roots = (tmp_path / name for name in ("cert.pem", "key.pem", "roots.pem"))
+    for number, blob in enumerate(issued.cert_chain_pems):
+        blob.write_to_path(str(cert), append=number > 0)
+    issued.private_key_pem.write_to_path(str(key))
+    authority.cert_pem.write_to_path(str(roots))
+    settings = load_settings(home=tmp_path / "var")
+    flags = ("--tls-cert", str(cert), "--tls-key", str(key))
+    process = start(settings, "preprocessor", "--workers", "2", *flags, CLASSY_AUTH="off")
+    try:
+        found = where(process)
+        assert found["rest"].startswith("https://")
+        trust = ssl.create_default_context(cafile=str(roots))
+        for _ in range(8):  # a connection each: the kernel gives them to both workers
+            assert httpx.get(f"{found['rest']}/v2/health/ready", verify=trust).status_code == 200
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{found['rest'].replace('https', 'http')}/v2/health/ready")
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 0

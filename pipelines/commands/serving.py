@@ -35,6 +35,10 @@ def serve(
     ] = "",
     workers: Annotated[int, typer.Option(help="Server processes on the same ports; default CLASSY_WORKERS.")] = 0,
     engine: Annotated[Engine, typer.Option(help="ray: the components as Ray Serve deployments.")] = Engine.plain,
+    tls_cert: Annotated[
+        str, typer.Option(help="Certificate and chain (PEM); with --tls-key both ports speak TLS. Default CLASSY_TLS_CERT.")
+    ] = "",
+    tls_key: Annotated[str, typer.Option(help="The certificate's key (PEM). Default CLASSY_TLS_KEY.")] = "",
     worker: Annotated[int, typer.Option(hidden=True)] = -1,
     recipe: RecipeOption = "",
     json_: JsonOption = False,
@@ -48,8 +52,8 @@ def serve(
     from pipelines import serve as server
 
     settings, loaded = door(recipe)
-    if workers:
-        settings = settings.model_copy(update={"workers": workers})
+    given = {"workers": workers, "tls_cert": tls_cert, "tls_key": tls_key}
+    settings = settings.model_copy(update={name: value for name, value in given.items() if value})
     console = Console(stderr=True)
     server.run(
         settings,

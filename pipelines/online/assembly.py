@@ -31,6 +31,7 @@ from serving.fetching import Fetcher, FetchLimits
 from serving.metrics import Metrics
 from serving.seams import Gate, TruthSink
 from serving.server import Limits, Repository, Server
+from serving.turns import Turns
 
 if TYPE_CHECKING:
     from pipelines.online.byhand import ByHand
@@ -105,7 +106,8 @@ async def assemble(
         folder = metrics_folder(settings) if settings.workers > 1 else None
         metrics = Metrics(version=version, folder=folder, worker=str(worker))
         gate = await open_gate(settings, metrics, stack)
-        local, answering = await _components(settings, recipe, component, metrics, stack, worker)
+        turns = Turns(_threads(settings))
+        local, answering = await _components(settings, recipe, component, metrics, stack, worker, turns)
         served, hops = _hops(settings, recipe, component, local, onward, answering)
         for hop in hops:
             await hop.start()
@@ -140,14 +142,20 @@ async def open_gate(settings: Settings, metrics: Metrics, stack: AsyncExitStack)
 
 
 async def _components(
-    settings: Settings, recipe: Recipe, component: str, metrics: Metrics, stack: AsyncExitStack, worker: int
+    settings: Settings,
+    recipe: Recipe,
+    component: str,
+    metrics: Metrics,
+    stack: AsyncExitStack,
+    worker: int,
+    turns: Turns,
 ) -> tuple[dict[str, Component], _Answering | None]:
     """The components of this process by name, not started yet, and what stands behind the classifier."""
     elsewhere = _elsewhere(settings)
     wanted = [name for name in COMPONENTS if name not in elsewhere] if component == WHOLE else [component]
     given = recipe.serving
     found: dict[str, Component] = {}
-    answering = await _answering(settings, recipe, metrics, stack, worker) if "classifier" in wanted else None
+    answering = await _answering(settings, recipe, metrics, stack, worker, turns) if "classifier" in wanted else None
     if "downloader" in wanted:
         limits = FetchLimits(
             seconds=given.url_seconds,
@@ -161,7 +169,7 @@ async def _components(
         arms = answering.arms if answering else None
         found["preprocessor"] = Preprocessor(
             lambda: arms.image_spec() if arms and arms.all() else spec_of(recipe),
-            threads=_threads(settings), queue=given.queue, limit=given.max_photos,
+            threads=_threads(settings), queue=given.queue, limit=given.max_photos, turns=turns,
         )  # fmt: skip
     if answering is not None:
         found["classifier"] = answering.classifier
@@ -169,7 +177,7 @@ async def _components(
 
 
 async def _answering(
-    settings: Settings, recipe: Recipe, metrics: Metrics, stack: AsyncExitStack, worker: int
+    settings: Settings, recipe: Recipe, metrics: Metrics, stack: AsyncExitStack, worker: int, turns: Turns
 ) -> _Answering:
     """Models that follow the ledger, with features, the log and what is remembered."""
     from pipelines.online import answers, deployments, guard, packages
@@ -200,6 +208,7 @@ async def _answering(
         batch=given.batch,
         wait_ms=given.batch_wait_ms,
         queue=given.queue,
+        turns=turns,
     )
     shelf = Shelf(packages.fetcher(settings), open_model, service_hash=features.service_hash)
     hand = ByHand(settings)

@@ -165,8 +165,14 @@ def _wait(name: str, address: str, process: subprocess.Popen[bytes], log: Path) 
         try:
             found = httpx.get(f"{address}/v2/health/ready", timeout=5, trust_env=False)
             if found.status_code == 200:
-                return
-            why = found.text[:200]
+                about = httpx.get(f"{address}/v2/models/{name}", timeout=5, trust_env=False).json()
+                # It may have looked for the others before they were there: gRPC tries again only after a while.
+                unseen = [hop for hop, told in about["properties"].get("hops", {}).items() if not told["ready"]]
+                if not unseen:
+                    return
+                why = f"it does not reach {', '.join(unseen)}"
+            else:
+                why = found.text[:200]
         except httpx.TransportError as error:
             why = str(error)
         time.sleep(0.2)

@@ -13,6 +13,7 @@ from serving.lanes import Lane
 from serving.photos import Photo
 from serving.pictures import STATS, picture_figures
 from serving.problems import Problem
+from serving.turns import Turns
 
 REASONS: dict[str, str] = {
     "too_many_bytes": "too_large",
@@ -39,6 +40,7 @@ class Preprocessor(Component):
         queue: photos that wait; the next one is told to come again.
         batch: photos that one thread takes at once.
         pixels: decoded at once in all threads together, about 16 bytes each at worst; a larger photo is decoded alone.
+        turns: cores that are shared with other stages; default: one for each thread.
     """
 
     name = "preprocessor"
@@ -54,10 +56,12 @@ class Preprocessor(Component):
         batch: int = 4,
         limit: int = 64,
         pixels: int = 50_000_000,
+        turns: Turns | None = None,
     ) -> None:
         self._spec: Callable[[], ImageSpec] = (lambda: spec) if isinstance(spec, ImageSpec) else spec
         self.limit = limit
         self._room = Room(pixels)
+        self._turns = turns or Turns(threads)
         self.lane: Lane[_Job, None] = Lane(self._work, name="preprocessor", batch=batch, queue=queue, threads=threads)
 
     async def apply(self, photos: Sequence[Photo], call: Call) -> None:
@@ -78,7 +82,11 @@ class Preprocessor(Component):
                 photo.problem = answer
 
     def _work(self, jobs: list[_Job]) -> list[Problem | None]:
-        return [self._prepare(photo, spec) for photo, spec in jobs]
+        answers = []
+        for photo, spec in jobs:
+            with self._turns.take():
+                answers.append(self._prepare(photo, spec))
+        return answers
 
     def _prepare(self, photo: Photo, spec: ImageSpec) -> Problem | None:
         start = time.perf_counter()

@@ -125,8 +125,10 @@ class Remote(Component):
         return {**there, "backends": backends}
 
     def traffic(self) -> dict[str, float]:
-        """What was asked of all backends together: requests, sent_bytes, received_bytes, seconds."""
+        """What was asked of all backends together: requests, sent_bytes, received_bytes, seconds; and whether one of
+        them answers."""
         return {
+            "ready": self.ready() is None,
             "requests": sum(backend.requests for backend in self._backends),
             "sent_bytes": sum(backend.sent for backend in self._backends),
             "received_bytes": sum(backend.received for backend in self._backends),

@@ -15,6 +15,8 @@ class Engine(Protocol):
     """For people and metadata: `openvino`, `onnxruntime`, `onnxruntime-cuda`."""
     precision: str
     """In which the graph is computed: `float32` or `bfloat16`."""
+    on_cores: bool
+    """It works on this machine's cores; a GPU's engine waits for the GPU."""
 
     def predict(self, images: NDArray[np.uint8], context: NDArray[np.float32]) -> Answer:
         """Classes of canonical images.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from serving.lanes import Lane
 from serving.photos import Photo
 from serving.problems import Problem
 from serving.runtime import CARD, ModelError, Package, read_package
+from serving.turns import Turns
 
 Prepare = Callable[[list[Photo]], None]
 """Gives photos their context; called in the lane's thread with those that have none."""
@@ -24,7 +26,7 @@ class Loaded:
     """One model being served. Made by `open`, then `start`ed; `stop` answers what it was asked, then ends."""
 
     def __init__(self, package: Package, image_spec: ImageSpec, chosen: Chosen, *, name: str, threads: int, batch: int,
-                 wait_ms: float, queue: int, prepare: Prepare | None) -> None:  # fmt: skip
+                 wait_ms: float, queue: int, prepare: Prepare | None, turns: Turns | None) -> None:  # fmt: skip
         card = package.card
         self.card: dict[str, Any] = card
         self.sha256 = package.sha256
@@ -46,6 +48,7 @@ class Loaded:
         )
         self._engine = chosen.engine
         self._prepare = prepare
+        self._turns = turns or Turns(threads)
 
     @classmethod
     def open(
@@ -58,6 +61,7 @@ class Loaded:
         wait_ms: float = 0,
         queue: int = 256,
         prepare: Prepare | None = None,
+        turns: Turns | None = None,
     ) -> "Loaded":
         """Verify a package, open it, compare it with torch and warm it up. Takes a moment: call it in a thread.
 
@@ -67,6 +71,7 @@ class Loaded:
             threads: batches that are worked on at the same time, each on one core.
             batch, wait_ms, queue: of the lane.
             prepare: gives photos without a context theirs, unless `classify` is given another.
+            turns: cores that are shared with other stages; default: one for each thread. A GPU is waited for without.
 
         Raises:
             ModelError: the package is not what it says, or nothing here can run it as torch did.
@@ -84,6 +89,7 @@ class Loaded:
             wait_ms=wait_ms,
             queue=queue,
             prepare=prepare,
+            turns=turns,
         )
         loaded._warm_up(batch)
         return loaded
@@ -136,7 +142,9 @@ class Loaded:
             else:
                 photos.append(photo)
         if photos:
-            self._predict(photos, problems)
+            # Looking features up waits for a database, hence before the turn.
+            with self._turns.take(last=True) if self._engine.on_cores else nullcontext():
+                self._predict(photos, problems)
         if not problems:
             return [None] * len(items)
         return [problems.get(id(photo)) for photo, _ in items]

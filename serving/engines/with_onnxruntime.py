@@ -24,6 +24,7 @@ class OnnxRuntime:
 
     def __init__(self, folder: Path, package: Package, *, cuda: bool = False) -> None:
         self.name = "onnxruntime-cuda" if cuda else "onnxruntime"
+        self.on_cores = not cuda
         # TF32 would answer within 1e-3 of torch only by luck.
         providers = ((CUDA, {"use_tf32": "0"}), "CPUExecutionProvider") if cuda else ("CPUExecutionProvider",)
         # Lanes work in parallel, each on one core: a photo's work is too small to divide.

@@ -28,6 +28,7 @@ class OpenVino:
     """
 
     name = "openvino"
+    on_cores = True
 
     def __init__(self, folder: Path, package: Package, *, precision: str, threads: int = 1) -> None:
         self.precision = precision
