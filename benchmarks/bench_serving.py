@@ -51,7 +51,7 @@ class Pace:
     """Turns of ours and the best peer."""
 
 
-FULL = Pace(seconds=3.0, runs=9, grain=0.04, rounds=5)
+FULL = Pace(seconds=3.0, runs=9, grain=0.04, rounds=3)
 LOOK = Pace(seconds=2.0, runs=7, grain=0.08, rounds=1)
 """For finding the best peer."""
 QUICK = Pace(seconds=0.5, runs=2, grain=0.5, rounds=1)

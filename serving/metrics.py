@@ -36,8 +36,10 @@ class LaneLike(Protocol):
     """See `serving.lanes.Lane`."""
 
     name: str
-    sizes: Mapping[int, int]
     refused: int
+
+    @property
+    def sizes(self) -> Mapping[int, int]: ...
 
     @property
     def waiting(self) -> int: ...

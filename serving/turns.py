@@ -1,8 +1,8 @@
 """The cores of a process, taken in turns by the stages of its lanes.
 
 A stage that decodes and one that runs a model would share a core by time slices: every photo in both is late, as with
-processor sharing in a queue (Kleinrock, *Queueing Systems* II, 4.4). In turns each is done before the next begins, and a
-photo that has come furthest goes first.
+processor sharing in a queue (Kleinrock, *Queueing Systems* II, 4.4). In turns each is done before the next begins, and
+a photo that has come furthest goes first.
 """
 
 import threading

@@ -186,7 +186,7 @@ def test_a_moment_in_which_the_machine_stood_still_does_not_end_the_search() -> 
         late = 5.0 if rate > 310 or len(asked) == 2 else 0.01  # the second run meets a stall that is nobody's
         return Report(offered=rate, achieved=rate, sent=1, p50=late, p95=late, p99=late, worst=late, cpu=0.0)
 
-    rate, runs = highest_rate(shoot, start=200.0, bound=0.1, most=30, tries=2)
+    rate, _ = highest_rate(shoot, start=200.0, bound=0.1, most=30, tries=2)
     assert 0.96 * 310 <= rate <= 310
     assert asked[1] == asked[2] == 250.0  # tried again, and it held
     asked.clear()

@@ -36,7 +36,8 @@ def serve(
     workers: Annotated[int, typer.Option(help="Server processes on the same ports; default CLASSY_WORKERS.")] = 0,
     engine: Annotated[Engine, typer.Option(help="ray: the components as Ray Serve deployments.")] = Engine.plain,
     tls_cert: Annotated[
-        str, typer.Option(help="Certificate and chain (PEM); with --tls-key both ports speak TLS. Default CLASSY_TLS_CERT.")
+        str,
+        typer.Option(help="Certificate and chain (PEM); with --tls-key both ports speak TLS. Default CLASSY_TLS_CERT."),
     ] = "",
     tls_key: Annotated[str, typer.Option(help="The certificate's key (PEM). Default CLASSY_TLS_KEY.")] = "",
     worker: Annotated[int, typer.Option(hidden=True)] = -1,
