@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,8 @@ from benchmarks import limit, world
 from benchmarks.record import Row, record
 from pipelines import score
 from pipelines.score_photos import asked_of, write_answers
-from pipelines.scoring import PhotoScorer, Wanted, blocks_of
-from serving.batch import in_order
+from pipelines.scoring import PhotoScorer, Wanted, blocks_of, gathered
+from serving.batch import Processes, in_order
 from serving.canonical import canonicalise
 from serving.engines.choose import TOLERANCE
 from serving.pictures import STATS
@@ -61,7 +61,7 @@ class Pace:
     setups: int
 
 
-FULL = Pace(photos=1_920, rounds=7, limit_s=3.0, setups=len(SETUPS))
+FULL = Pace(photos=1_600, rounds=5, limit_s=3.0, setups=len(SETUPS))
 QUICK = Pace(photos=160, rounds=1, limit_s=0.3, setups=1)
 
 
@@ -87,8 +87,8 @@ class Eager:
     def __init__(self, package: Path, places: list[str], workers: int, threads: int, batch: int) -> None:
         self.name = f"DataLoader + torch eager ({workers} workers, {threads} threads, batches of {batch})"
         card = json.loads((package / "card.json").read_text())
-        self._model, self._temperature = load_model(package / "model.safetensors")
-        self._model.eval()
+        self._model, about = load_model(package / "model.safetensors")
+        self._temperature = float(about["temperature"])
         self._classes, self._threads = np.asarray(card["classes"]), threads
         self._context = torch.zeros(1, len(card["context_names"]))
         data = Photos(places, int(card["image"]["size"]))
@@ -111,13 +111,13 @@ class Eager:
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """`classy score-photos`, opened."""
+    """`classy score-photos`, opened: of many photos in processes, of few in threads."""
 
-    scorer: PhotoScorer
+    run: Callable[[list[pa.Table]], Iterator[pa.Table]]
     asked: pa.Table
 
     def __call__(self, path: Path) -> None:
-        write_answers(path, in_order(self.scorer, blocks_of(self.asked), threads=CORES), len(self.asked))
+        write_answers(path, self.run(blocks_of(self.asked)), len(self.asked))
 
 
 class Day:
@@ -134,8 +134,8 @@ class Day:
     def __call__(self, path: Path) -> None:
         work = partial(score._answer, self._scorer, self._images, 1)
         with pq.ParquetWriter(path, score.SCHEMA) as writer:
-            for batch in in_order(work, score._blocks(self._rows, self._told), threads=CORES):
-                writer.write_batch(batch)
+            for table in gathered(in_order(work, score._blocks(self._rows, self._told), threads=CORES)):
+                writer.write_table(table)
 
 
 # --------------------------------------------------------------------------------------------- equal first
@@ -196,9 +196,15 @@ def measure(*, quick: bool = False) -> list[Row]:
     run_id = json.loads((made.package / "card.json").read_text())["run_id"]
     wanted = Wanted(settings=made.settings, recipe=made.recipe, run_id=run_id, at=datetime.now(UTC), threads=CORES)
     scorer = PhotoScorer(wanted)
-    with tempfile.TemporaryDirectory() as scratch:
+    in_threads = partial(in_order, scorer, threads=CORES)
+    processes = Processes[pa.Table, pa.Table](partial(PhotoScorer, replace(wanted, threads=1)), CORES)
+    with processes, tempfile.TemporaryDirectory() as scratch:
         images = _shard(Path(scratch), places, scorer)
-        works: dict[str, Work] = {"ours": Ours(scorer, asked), "day": Day(scorer, asked, images)}
+        works: dict[str, Work] = {
+            "ours": Ours(processes.map, asked),
+            "threads": Ours(in_threads, asked),
+            "day": Day(scorer, asked, images),
+        }
         eager = works["eager"] = best_setup(made.package, places, Path(scratch), pace.setups)
         agreed = _check(works, eager, images, Path(scratch), TOLERANCE[scorer.scorer.precision])
         seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -244,6 +250,8 @@ def _rows(rates: dict[str, list[float]], limits: list[limit.Limit], peer: str) -
     return [
         _row("batch_score_vs_eager", rates["ours"], rates["eager"], peer, "JPEGs/s to Parquet", 5.0),
         _row("batch_score_vs_limit", rates["ours"], limit_rates, bound, "JPEGs/s to Parquet", 0.85),
+        _row("batch_score_threads_vs_eager", rates["threads"], rates["eager"], peer, "JPEGs/s to Parquet", 5.0),
+        _row("batch_score_threads_vs_limit", rates["threads"], limit_rates, bound, "JPEGs/s to Parquet", 0.85),
         _row("batch_score_day_vs_eager", rates["day"], rates["eager"], peer, "photos/s, from a prepared day", 5.0),
         _row("batch_score_day_vs_limit", rates["day"], model_rates, "the model alone", "photos/s, prepared day", 0.85),
     ]

@@ -34,14 +34,15 @@ from pipelines.errors import ClassyError
 from pipelines.models import tracking
 from pipelines.models.evidence import end_of, scores_root
 from pipelines.recipe import Recipe
-from pipelines.scoring import check_model
+from pipelines.scoring import check_model, gathered
 from pipelines.settings import Settings
 from serving.batch import Scorer, in_order
 from serving.pictures import STATS
 from training.shards import Images, open_shard
 
-BATCH = 256
-"""Rows that one thread takes at a time. The runtime takes them apart as is quickest for it."""
+BATCH = 64
+"""Rows that one thread takes at a time, few enough that a small day is shared by all. The runtime takes them apart as
+is quickest for it."""
 CONTEXT_ROWS = 8_192
 """Rows of one point-in-time join: Feast takes about a third of a second however few there are."""
 ROWS = 2_000
@@ -134,9 +135,9 @@ def _score(
     with files.new_partition(uri) as draft:
         rows = 0
         with pq.ParquetWriter(draft.folder / PREDICTIONS, SCHEMA) as writer:
-            for batch in _batches(settings, recipe, scorer, champion["generation"], folder, day):
-                writer.write_batch(batch)
-                rows += batch.num_rows
+            for table in gathered(_batches(settings, recipe, scorer, champion["generation"], folder, day)):
+                writer.write_table(table)
+                rows += len(table)
         draft.meta = {
             "day": str(day),
             "generation": champion["generation"],
@@ -169,7 +170,7 @@ def _check(
 
 def _batches(
     settings: Settings, recipe: Recipe, scorer: Scorer, generation: int, folder: Path, day: date
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[pa.Table]:
     """The day's answers in the shard's order, BATCH rows at a time; images are read from the map as they are needed."""
     with pq.ParquetFile(folder / "index.parquet") as index:
         count = index.metadata.num_rows
@@ -184,7 +185,7 @@ def _batches(
         with tqdm(total=count, desc=f"score {day}", unit="photo", disable=None) as bar:
             for batch in in_order(work, blocks, threads=scorer.threads):
                 yield batch
-                bar.update(batch.num_rows)
+                bar.update(len(batch))
 
 
 def _tell(handle: features.Features, part: pa.RecordBatch) -> tuple[pd.DataFrame, "_Told"]:
@@ -198,7 +199,7 @@ def _blocks(rows: pd.DataFrame, told: "_Told") -> Iterator[tuple[pd.DataFrame, "
         yield rows.iloc[part], _Told(told.context[part], told.defaulted[part])
 
 
-def _answer(scorer: Scorer, images: Images, generation: int, block: tuple[pd.DataFrame, "_Told"]) -> pa.RecordBatch:
+def _answer(scorer: Scorer, images: Images, generation: int, block: tuple[pd.DataFrame, "_Told"]) -> pa.Table:
     rows, told = block
     where = rows["row"].to_numpy()
     first, last = int(where[0]), int(where[-1])
@@ -223,7 +224,7 @@ def _as_batch(
     told: "_Told",
     classes: np.ndarray,
     generation: int,
-) -> pa.RecordBatch:
+) -> pa.Table:
     columns = {
         "prediction_id": [prediction_id(image_id, generation) for image_id in rows["image_id"]],
         "image_id": rows["image_id"].to_numpy(),
@@ -239,7 +240,7 @@ def _as_batch(
         "context": list(told.context),
         **{stat: rows[stat].to_numpy(float) for stat in STATS},
     }
-    return pa.RecordBatch.from_pandas(pd.DataFrame(columns), SCHEMA, preserve_index=False)
+    return pa.Table.from_pandas(pd.DataFrame(columns), SCHEMA, preserve_index=False)
 
 
 def prediction_id(image_id: str, generation: int) -> str:

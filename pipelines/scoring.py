@@ -28,6 +28,9 @@ from serving.problems import Problem
 BLOCK = 32
 """Photos that one thread takes at a time: at most so many encoded ones are in memory for each thread."""
 
+GROUP = 4_096
+"""Rows of one row group of a table of answers, which are in memory until then."""
+
 ASKED = pa.schema([("image_id", pa.string()), ("source_id", pa.string()), ("place", pa.string())])
 """What is asked: `place` is a path or any fsspec URI, `source_id` the sender; empty: nobody knows."""
 
@@ -121,6 +124,18 @@ def check_model(card: dict[str, Any], recipe: Recipe, who: str) -> None:
 def blocks_of(asked: pa.Table) -> list[pa.Table]:
     """The rows in pieces of BLOCK."""
     return [asked.slice(start, BLOCK) for start in range(0, len(asked), BLOCK)]
+
+
+def gathered(answers: Iterable[pa.Table], rows: int = GROUP) -> Iterator[pa.Table]:
+    """The same rows in tables of at least `rows`, but for the last: a Parquet file of small groups is slow to read."""
+    kept: list[pa.Table] = []
+    for table in answers:
+        kept.append(table)
+        if sum(map(len, kept)) >= rows:
+            yield pa.concat_tables(kept)
+            kept.clear()
+    if kept:
+        yield pa.concat_tables(kept)
 
 
 def _as_table(rows: Sequence[dict[str, str]], photos: Iterable[Photo]) -> pa.Table:

@@ -158,6 +158,21 @@ def test_the_command_takes_folders_and_says_what_was_answered(
     assert "0 groups" in wrong.output
 
 
+def test_processes_give_the_same_rows_and_the_errors_of_one(
+    served: tuple[Settings, Recipe, World], tmp_path: Path
+) -> None:
+    settings, recipe, world = served
+    photos = [*places(settings), str(tmp_path / "gone.png")]
+    asked = {"photos": photos, "day": world.days[2]}
+    one = score_photos.run(settings, recipe, to=str(tmp_path / "one"), **asked)
+    two = score_photos.run(settings, recipe, to=str(tmp_path / "two"), processes=2, **asked)
+    assert (two.answered, two.problems) == (70, {"missing": 1})
+    pd.testing.assert_frame_equal(answers(two.scores_uri), answers(one.scores_uri))
+    other = Recipe.model_validate({**TINY, "image": {"size": 24, "fit": "stretch"}})
+    with pytest.raises(ClassyError, match="was trained on images"):
+        score_photos.run(settings, other, to=str(tmp_path / "none"), processes=2, **asked)
+
+
 @pytest.mark.slow
 def test_ray_data_on_two_workers_gives_the_same_rows(served: tuple[Settings, Recipe, World], tmp_path: Path) -> None:
     settings, recipe, world = served

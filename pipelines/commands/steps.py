@@ -151,6 +151,9 @@ def score_photos(
     day: Annotated[
         str, typer.Option(help="A sender's profile too old by its end counts as none; default: today.")
     ] = "",
+    processes: Annotated[
+        int, typer.Option(min=0, help="Processes in place of threads; default: one a core where the photos are many.")
+    ] = 0,
     ray: Annotated[str, typer.Option(help="Address of a Ray cluster that scores; local: one of this machine's.")] = "",
     recipe: RecipeOption = "",
     json_: JsonOption = False,
@@ -161,7 +164,7 @@ def score_photos(
     places = [str(place) for place in find(photos, others=True)]
     known = senders_of(places, sender, senders)
     when = as_day(day) if day else datetime.now(UTC).date()
-    run_step("score_photos", recipe, json_, photos=places, to=to, day=when, senders=known, ray=ray)
+    run_step("score_photos", recipe, json_, photos=places, to=to, day=when, senders=known, processes=processes, ray=ray)
 
 
 def senders_of(places: Sequence[str], sender: str, pattern: str) -> list[str]:
