@@ -154,8 +154,10 @@ def write_answers(path: Path, answers: Iterable[pa.Table], count: int) -> dict[s
 
 def _answers(wanted: Wanted, asked: pa.Table, processes: int, ray: str) -> Iterator[pa.Table]:
     if ray:
-        from pipelines.scoring_ray import answers
-
+        try:
+            from pipelines.scoring_ray import answers
+        except ModuleNotFoundError as error:
+            raise ClassyError(f"--ray {ray}: Ray is not installed here ({error}); `uv sync --extra ray`") from error
         yield from answers(wanted, asked, address=ray)
     elif (count := processes or (wanted.threads if len(asked) >= MANY else 1)) > 1:
         try:
