@@ -8,6 +8,7 @@ https://docs.ray.io/en/latest/data/batch_inference.html
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import pyarrow as pa
 
@@ -63,7 +64,7 @@ def answers(wanted: Wanted, asked: pa.Table, *, address: str) -> Iterator[pa.Tab
             num_cpus=1,
         )
         for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield table.cast(ANSWERS)
+            yield cast(pa.Table, table).cast(ANSWERS)
     finally:
         if ours:
             ray.shutdown()

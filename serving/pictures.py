@@ -99,7 +99,7 @@ def _figures(images: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[tuple
     entropies = _entropies(planes[0])
     edges = _edges(planes[0])
     means, spreads = _moments(planes.reshape(3 * count, -1))
-    found = []
+    found: list[tuple[float, ...]] = []
     for i, (width, height) in enumerate(sizes):
         reds, yellows = count + i, 2 * count + i
         colourfulness = math.hypot(spreads[reds], spreads[yellows]) + 0.3 * math.hypot(means[reds], means[yellows])
