@@ -30,16 +30,20 @@ def line_of(row: Mapping[str, Any]) -> bytes:
     return line
 
 
-def insert_lines(connection: Connection, lines: Sequence[bytes]) -> int:
-    """Insert rows that `line_of` wrote; those whose prediction_id is there already are passed over. Does not commit.
+def insert_lines(connection: Connection, lines: Sequence[bytes], *, overwrite: bool = False) -> int:
+    """Insert rows that `line_of` wrote. Does not commit.
+
+    Args:
+        overwrite: what is there under a prediction_id is replaced; else it stays. Then no two lines may have one id:
+            PostgreSQL refuses a statement that changes a row twice.
 
     Returns:
-        How many were new.
+        How many were new, or replaced.
     """
     if not lines:
         return 0
     payload = (b"[" + b",".join(lines) + b"]").decode()
-    return connection.exec_driver_sql(_statement(connection.dialect.name), (payload,)).rowcount
+    return connection.exec_driver_sql(_statement(connection.dialect.name, overwrite), (payload,)).rowcount
 
 
 def insert_rows(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -65,7 +69,7 @@ def _without_zero(value: Any) -> Any:
 
 
 @cache
-def _statement(dialect: str) -> str:
+def _statement(dialect: str, overwrite: bool) -> str:
     names = ", ".join(column.name for column in predictions.columns)
     if dialect == "postgresql":
         given = [
@@ -76,7 +80,12 @@ def _statement(dialect: str) -> str:
     else:
         given = [_from_json(column) for column in predictions.columns]
         source = "json_each(?) WHERE true"  # without WHERE, SQLite takes ON for a join's
-    return f"INSERT INTO predictions ({names}) SELECT {', '.join(given)} FROM {source} ON CONFLICT DO NOTHING"  # noqa: S608
+    known = "NOTHING"
+    if overwrite:
+        others = [column.name for column in predictions.columns if not column.primary_key]
+        known = f"UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in others)}"
+    conflict = f"ON CONFLICT (prediction_id) DO {known}"
+    return f"INSERT INTO predictions ({names}) SELECT {', '.join(given)} FROM {source} {conflict}"  # noqa: S608
 
 
 def _from_json(column: Column[Any]) -> str:

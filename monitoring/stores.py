@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from monitoring.bulk import insert_rows
+from monitoring.bulk import insert_lines, insert_rows
 from monitoring.tables import arm_minutes, decisions, deployments, golden_uses, ground_truth, predictions
 
 CHUNK = 500  # rows a statement: SQLite allows 32,766 bound values
@@ -72,6 +72,11 @@ class Store:
     def upsert_predictions(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Answers, with every column of `predictions`."""
         return self._upsert(predictions, list(rows), overwrite=True)
+
+    def replace_predictions(self, lines: Sequence[bytes]) -> int:
+        """`upsert_predictions` of rows that `monitoring.bulk.line_of` wrote, many at once and cheaply; each id once."""
+        with _spoken(self.engine), self.engine.begin() as connection:
+            return insert_lines(connection, lines, overwrite=True)
 
     def add_predictions(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Live answers, many at once and cheaply; one that is there already stays as it is. Gives how many were new."""

@@ -4,12 +4,18 @@
 
 A day is scored once, by the champion of that time: run again, the step finishes what it began and changes
 nothing, even when another champion has come since.
+
+The images are canonical already, so nothing is decoded: blocks of them go from the memory-mapped shard through the
+model on every core, while the next rows are joined with their features and the last ones are written. Memory does not
+grow with the day.
 """
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
+from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from monitoring.bulk import line_of
 from monitoring.stores import Store, open_store
 from pipelines import files
 from pipelines.data import features
@@ -27,14 +34,19 @@ from pipelines.errors import ClassyError
 from pipelines.models import tracking
 from pipelines.models.evidence import end_of, scores_root
 from pipelines.recipe import Recipe
+from pipelines.scoring import check_model, gathered
 from pipelines.settings import Settings
+from serving.batch import Scorer, in_order
 from serving.pictures import STATS
-from serving.runtime import Model, load_model
-from training.shards import open_shard
+from training.shards import Images, open_shard
 
-BATCH = 256
+BATCH = 64
+"""Rows that one thread takes at a time, few enough that a small day is shared by all. The runtime takes them apart as
+is quickest for it."""
 CONTEXT_ROWS = 8_192
 """Rows of one point-in-time join: Feast takes about a third of a second however few there are."""
+ROWS = 2_000
+"""Rows of one write into the table."""
 CHANNEL = "batch"
 PREDICTIONS = "predictions.parquet"
 
@@ -115,22 +127,24 @@ def _score(
     uri: str,
     day: date,
 ) -> None:
-    model = load_model(tracking.fetch_package(settings, champion["champion_run_id"]), threads=settings.threads)
+    package = tracking.fetch_package(settings, champion["champion_run_id"])
+    scorer = Scorer(package, runtime=settings.runtime, threads=settings.threads or cpu_count() or 1)
     service_hash = features.service_hash(recipe)
-    _check(model.card, recipe, champion, shard, shard_uri, service_hash)
+    _check(scorer.card, recipe, champion, shard, shard_uri)
     folder = files.local(shard_uri, settings.home / "cache" / "partitions")
     with files.new_partition(uri) as draft:
         rows = 0
         with pq.ParquetWriter(draft.folder / PREDICTIONS, SCHEMA) as writer:
-            for batch in _batches(settings, recipe, model, champion["generation"], folder, day):
-                writer.write_batch(batch)
-                rows += batch.num_rows
+            for table in gathered(_batches(settings, recipe, scorer, champion["generation"], folder, day)):
+                writer.write_table(table)
+                rows += len(table)
         draft.meta = {
             "day": str(day),
             "generation": champion["generation"],
             "version": champion["champion_version"],
             "run_id": champion["champion_run_id"],
-            "champion_as_of": model.card["as_of"],
+            "champion_as_of": scorer.card["as_of"],
+            "ran": scorer.about(),
             "service_hash": service_hash,
             "shard_uri": shard_uri,
             "shard_hash": files.content_hash(shard),
@@ -144,21 +158,9 @@ def _check(
     champion: dict[str, Any],
     shard: dict[str, Any],
     shard_uri: str,
-    service_hash: str,
 ) -> None:
-    who = f"champion version {champion['champion_version']}"
-    remedy = "take its recipe (CLASSY_RECIPE), or train and promote a contender on this one"
+    check_model(card, recipe, f"champion version {champion['champion_version']}")
     spec = spec_of(recipe)
-    if card["image_spec_hash"] != spec.digest():
-        raise ClassyError(
-            f"{who}: was trained on images {card['image']}, recipe {recipe.name} has image = "
-            f"{recipe.image.model_dump()}; {remedy}"
-        )
-    if card["service_hash"] != service_hash:
-        raise ClassyError(
-            f"{who}: was trained with features {card['service']} {card['service_hash']}, recipe {recipe.name} gives "
-            f"{service_hash}; {remedy}"
-        )
     if shard["spec_hash"] != spec.digest():
         raise ClassyError(
             f"{shard_uri}: its images were made for spec {shard['spec_hash']}, recipe {recipe.name} asks for "
@@ -167,27 +169,44 @@ def _check(
 
 
 def _batches(
-    settings: Settings, recipe: Recipe, model: Model, generation: int, folder: Path, day: date
-) -> Iterator[pa.RecordBatch]:
-    """The day's answers, BATCH rows at a time; images are read from the map as they are needed."""
-    index = pd.read_parquet(folder / "index.parquet").sort_values("row", ignore_index=True)
-    if index.empty:
-        return
-    images = open_shard(folder)
-    handle = features.open_features(settings, recipe)
-    classes = np.asarray(model.card["classes"])
-    with tqdm(total=len(index), desc=f"score {day}", unit="photo", disable=None) as bar:
-        for start in range(0, len(index), CONTEXT_ROWS):
-            part = index.iloc[start : start + CONTEXT_ROWS]
-            context, defaulted = features.context_rows(handle, part[["image_id", "source_id", "captured_at"]])
-            for first in range(0, len(part), BATCH):
-                rows = part.iloc[first : first + BATCH]
-                answer = model.predict(
-                    np.ascontiguousarray(images[rows["row"].to_numpy()]), context[first : first + BATCH]
-                )
-                told = _Told(context[first : first + BATCH], defaulted[first : first + BATCH])
-                yield _as_batch(rows, answer.probabilities, answer.embedding, told, classes, generation)
-                bar.update(len(rows))
+    settings: Settings, recipe: Recipe, scorer: Scorer, generation: int, folder: Path, day: date
+) -> Iterator[pa.Table]:
+    """The day's answers in the shard's order, BATCH rows at a time; images are read from the map as they are needed."""
+    with pq.ParquetFile(folder / "index.parquet") as index:
+        count = index.metadata.num_rows
+        if count == 0:
+            return
+        images = open_shard(folder)
+        handle = features.open_features(settings, recipe)
+        # One join ahead: Feast looks up the next rows while the model works on these.
+        told = in_order(partial(_tell, handle), index.iter_batches(CONTEXT_ROWS), threads=1, ahead=1)
+        work = partial(_answer, scorer, images, generation)
+        blocks = (block for rows, context in told for block in _blocks(rows, context))
+        with tqdm(total=count, desc=f"score {day}", unit="photo", disable=None) as bar:
+            for batch in in_order(work, blocks, threads=scorer.threads):
+                yield batch
+                bar.update(len(batch))
+
+
+def _tell(handle: features.Features, part: pa.RecordBatch) -> tuple[pd.DataFrame, "_Told"]:
+    rows = part.to_pandas()
+    return rows, _Told(*features.context_rows(handle, rows[["image_id", "source_id", "captured_at"]]))
+
+
+def _blocks(rows: pd.DataFrame, told: "_Told") -> Iterator[tuple[pd.DataFrame, "_Told"]]:
+    for first in range(0, len(rows), BATCH):
+        part = slice(first, first + BATCH)
+        yield rows.iloc[part], _Told(told.context[part], told.defaulted[part])
+
+
+def _answer(scorer: Scorer, images: Images, generation: int, block: tuple[pd.DataFrame, "_Told"]) -> pa.Table:
+    rows, told = block
+    where = rows["row"].to_numpy()
+    first, last = int(where[0]), int(where[-1])
+    # Rows that follow each other, as `prepare` writes them, are looked at where they lie; others are gathered.
+    one_piece = last - first == len(where) - 1 and bool((np.diff(where) == 1).all())
+    answer = scorer.predict(images[first : last + 1] if one_piece else images[where], told.context)
+    return _as_batch(rows, answer.probabilities, answer.embedding, told, scorer.classes, generation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +224,7 @@ def _as_batch(
     told: "_Told",
     classes: np.ndarray,
     generation: int,
-) -> pa.RecordBatch:
+) -> pa.Table:
     columns = {
         "prediction_id": [prediction_id(image_id, generation) for image_id in rows["image_id"]],
         "image_id": rows["image_id"].to_numpy(),
@@ -221,7 +240,7 @@ def _as_batch(
         "context": list(told.context),
         **{stat: rows[stat].to_numpy(float) for stat in STATS},
     }
-    return pa.RecordBatch.from_pandas(pd.DataFrame(columns), SCHEMA, preserve_index=False)
+    return pa.Table.from_pandas(pd.DataFrame(columns), SCHEMA, preserve_index=False)
 
 
 def prediction_id(image_id: str, generation: int) -> str:
@@ -253,8 +272,13 @@ def _publish(
         "probabilities",
         "defaulted",
     ]
-    newer = {"content_hash": None, "context": None}  # an older Classy scored without them
+    newer = ("content_hash", "context")  # an older Classy scored without them
+
+    def lines(batch: pa.RecordBatch) -> list[bytes]:
+        return [line_of({**row, **common}) for row in batch.to_pylist()]
+
     with pq.ParquetFile(folder / PREDICTIONS) as table:
         kept += [name for name in newer if name in table.schema_arrow.names]
-        for batch in table.iter_batches(batch_size=2_000, columns=kept):
-            store.upsert_predictions({**newer, **row, **common} for row in batch.to_pylist())
+        # The next rows are read and written as JSON while the database takes these apart.
+        for ready in in_order(lines, table.iter_batches(ROWS, columns=kept), threads=1, ahead=1):
+            store.replace_predictions(ready)

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     hops: str = ""
     """Where components in other processes are: `classifier=grpc://host:8001,preprocessor=http://host:8000`."""
     runtime: Literal["auto", "openvino", "onnxruntime"] = "auto"
-    """What runs a model in the server; `auto` picks by the machine and the model's card."""
+    """What runs a model in the server and in scoring; `auto` picks by the machine and the model's card."""
 
     @field_validator("home", mode="after")
     @classmethod

@@ -111,6 +111,7 @@ def write_package(
         "service": features.SERVICE,
         "service_hash": features.service_hash(recipe),
         "context_names": list(names),
+        "precision": "float32",  # it has no probe, by which somebody could tell whether less will do
         **card,
     }
     (folder / "card.json").write_text(json.dumps(full))

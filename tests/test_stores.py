@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from monitoring import stores
+from monitoring.bulk import line_of
 from monitoring.stores import LostRace, Store, StoreError, make_engine, open_store
 from tests.postgres import Server
 
@@ -123,6 +124,16 @@ def test_more_rows_than_one_statement_takes(store: Store) -> None:
     found = store.predictions(since=NOW + timedelta(seconds=3), until=NOW + timedelta(seconds=10))
     assert found["prediction_id"].tolist() == [f"p-{number}" for number in range(3, 10)]
     assert store.upsert_predictions([]) == 0
+
+
+def test_rows_replaced_in_bulk_are_those_that_are_upserted(store: Store) -> None:
+    store.upsert_predictions([prediction(1), prediction(2)])
+    changed = prediction(1, label="hat", probabilities=[0.1, 0.9], context=None, cached=True, defaulted=True)
+    given = [changed, prediction(3)]
+    assert store.replace_predictions([line_of(row) for row in given]) == 2
+    assert store.replace_predictions([]) == 0
+    found = store.predictions(since=NOW, until=NOW + timedelta(seconds=1)).to_dict("records")
+    assert found == [changed, prediction(2), prediction(3)]
 
 
 def test_the_first_decision_under_a_key_stays(store: Store) -> None:

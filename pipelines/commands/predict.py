@@ -81,8 +81,11 @@ def _address(host: str, port: int, secure: bool) -> str:
     return f"http{'s' if secure else ''}://{here}:{port or 8000}"
 
 
-def find(given: Sequence[str]) -> list[Path | str]:
+def find(given: Sequence[str], *, others: bool = False) -> list[Path | str]:
     """Files, and addresses as text, in the order given; folders and patterns give their photos by name.
+
+    Args:
+        others: addresses of any kind (s3://…) are taken, not those of the web alone.
 
     Raises:
         ClassyError: something is no file, folder, pattern or address.
@@ -90,7 +93,7 @@ def find(given: Sequence[str]) -> list[Path | str]:
     found: list[Path | str] = []
     for text in given:
         path = Path(text).expanduser()
-        if text.lower().startswith(("http://", "https://")):
+        if "://" in text and (others or text.lower().startswith(("http://", "https://"))):
             found.append(text)
         elif path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())

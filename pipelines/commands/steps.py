@@ -1,5 +1,7 @@
 """`classy STEP`: one command a step, made from the same functions as the DAGs' tasks."""
 
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -133,6 +135,50 @@ def rollback(
 def score(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False) -> None:
     """The champion over a day's photos, into `predictions`."""
     run_step("score", recipe, json_, day=as_day(day))
+
+
+@app.command(rich_help_panel="Photos that are no day's")
+def score_photos(
+    photos: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders, patterns such as 'photos/*.jpg', addresses (s3://…, https://…)."),
+    ],
+    to: Annotated[str, typer.Option(help="Folder or URI of the answers: answers.parquet and its manifest.")],
+    sender: Annotated[str, typer.Option(help="Who sent them, as the feature store knows senders.")] = "",
+    senders: Annotated[
+        str, typer.Option(help="Regular expression with one group, searched in each name for its sender: '^([0-9]+)_'.")
+    ] = "",
+    day: Annotated[
+        str, typer.Option(help="A sender's profile too old by its end counts as none; default: today.")
+    ] = "",
+    processes: Annotated[
+        int, typer.Option(min=0, help="Processes in place of threads; default: one a core where the photos are many.")
+    ] = 0,
+    ray: Annotated[str, typer.Option(help="Address of a Ray cluster that scores; local: one of this machine's.")] = "",
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """The champion over photos wherever they lie, into one Parquet table, on every core or by Ray Data."""
+    from pipelines.commands.predict import find
+
+    places = [str(place) for place in find(photos, others=True)]
+    known = senders_of(places, sender, senders)
+    when = as_day(day) if day else datetime.now(UTC).date()
+    run_step("score_photos", recipe, json_, photos=places, to=to, day=when, senders=known, processes=processes, ray=ray)
+
+
+def senders_of(places: Sequence[str], sender: str, pattern: str) -> list[str]:
+    """The sender of each photo: the one who sent them all, or who its name says."""
+    if not pattern:
+        return [sender] * len(places)
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise typer.BadParameter(f"{pattern!r} is no regular expression: {error}", param_hint="--senders") from None
+    if compiled.groups != 1:
+        raise typer.BadParameter(f"{pattern!r} has {compiled.groups} groups; give it one", param_hint="--senders")
+    found = (compiled.search(place.rsplit("/", 1)[-1]) for place in places)
+    return [(match.group(1) or sender)[:128] if match else sender for match in found]
 
 
 @app.command(rich_help_panel=STEPS)

@@ -157,11 +157,9 @@ def _ahead(read: Callable[[tuple[str, str]], Fetched], places: Iterable[tuple[st
 
 
 def _read(uri: str, max_bytes: int, field: str) -> tuple[bytes | None, str | None]:
-    fs, path = filesystem(uri, field)
     failures: tuple[type[Exception], ...] = (*_network_errors(uri), OSError, ValueError)
     try:
-        with fs.open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
+        data = _bytes_of(uri, max_bytes + 1, field)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         # fsspec says "not found" of every HTTP failure; only the server's own 404 and 410 mean it.
         cause = error.__cause__ if uri.startswith(("http://", "https://")) else None
@@ -173,6 +171,16 @@ def _read(uri: str, max_bytes: int, field: str) -> tuple[bytes | None, str | Non
     if len(data) > max_bytes:
         return None, f"too_many_bytes: {shown(uri)} has more than {max_bytes:,} bytes"
     return data, None
+
+
+def _bytes_of(uri: str, most: int, field: str) -> bytes:
+    if uri.startswith("/"):
+        # Without fsspec, which takes longer than the disk, and holds the interpreter meanwhile.
+        with open(uri, "rb", buffering=0) as local:
+            return local.read(min(most, os.fstat(local.fileno()).st_size))
+    fs, path = filesystem(uri, field)
+    with fs.open(path, "rb") as file:
+        return file.read(most)
 
 
 def _unreadable(uri: str, error: BaseException) -> str:
