@@ -17,12 +17,13 @@ from pipelines.errors import ClassyError
 from pipelines.models import fitting, tracking
 from pipelines.models.runs import RunBook
 from pipelines.recipe import Recipe
-from pipelines.sections import TorchvisionCandidate
 from pipelines.settings import Settings, load_settings
+from pipelines.training_sections import TorchvisionCandidate
 from tests.digits import COUNTS, digits_snapshot, put_mlflow
 from training.checkpoint import read_tensors
-from training.fit import CHECKPOINT, Epoch, FitError
+from training.fit import CHECKPOINT
 from training.models import BuildError
+from training.options import Epoch, FitError
 
 KEY = "2026-03-07"
 
