@@ -1,8 +1,8 @@
 """The learning rate's way from start to end, fitted to the time that is left.
 
 How far a training is, is its *share*: 0 before the first step, 1 after the last. While the epochs that were asked for
-fit into the budget, the share is epochs done / epochs asked, and the clock has no say. When they do not, the rest of the
-way is fitted to the epochs that there is time for: the rate still ends at its end, and goes on from where it is.
+fit into the budget, the share is epochs done / epochs asked, and the clock has no say. When they do not, the rest of
+the way is fitted to the epochs that there is time for: the rate still ends at its end, and goes on from where it is.
 """
 
 import math
