@@ -17,7 +17,7 @@ import torch
 from tests.test_models import CONTEXT, split
 from training import checkpoint
 from training.baseline import standardise
-from training.batches import augment, epoch_order
+from training.batches import augment, epoch_order, side_at
 from training.data import Split
 from training.evaluation import logits_of
 from training.fit import CHECKPOINT, Fit, Fitted
@@ -218,6 +218,37 @@ def test_more_time_for_a_training_that_was_over_is_used(tmp_path: Path) -> None:
     first, second, third = run(21.0), run(21.0), run(42.0)
     assert second.epochs == first.epochs
     assert third.epochs > first.epochs
+
+
+def test_an_average_is_validated_and_kept(tmp_path: Path) -> None:
+    options = replace(OPTIONS, ema=0.9)
+    fit = a_fit(options)
+    fit.stepper.model.context_std[2] = fit.stepper.average.context_std[2] = np.inf  # a column that never varies
+    fitted = fit.run(tmp_path, budget_seconds=1e9, on_epoch=lambda _: None)
+    tensors, meta = checkpoint.read_tensors(tmp_path / CHECKPOINT)
+    live, average = (checkpoint.without(part, tensors) for part in ("model", "average"))
+    assert not torch.equal(live["head.classes.weight"], average["head.classes.weight"])
+    logits, _ = logits_of(fit.stepper.model, fit.val, CPU)
+    assert accuracy(logits, fit.val.labels) == meta["history"][fitted.best_epoch - 1]["val_accuracy"]
+
+
+def test_pictures_grow_to_their_side() -> None:
+    options = replace(OPTIONS, progressive=0.5)
+    sides = [side_at(share / 20, 64, options) for share in range(21)]
+    assert (sides[0], sides[15], sides[-1]) == (32, 64, 64)
+    assert sides == sorted(sides)
+    assert all(side % 8 == 0 for side in sides)
+    assert {side_at(share / 20, 64, OPTIONS) for share in range(21)} == {64}
+
+
+@pytest.mark.parametrize("change", [{"channels_last": False}, {"fused": False}])
+def test_what_makes_it_faster_changes_no_more_than_rounding(tmp_path: Path, change: dict[str, bool]) -> None:
+    options = replace(OPTIONS, epochs=1, batch=64)
+    mine: list[Epoch] = []
+    theirs: list[Epoch] = []
+    train(tmp_path / "one", options, on_epoch=mine.append)
+    train(tmp_path / "other", replace(options, **change), on_epoch=theirs.append)
+    assert theirs[0].train_loss == pytest.approx(mine[0].train_loss, rel=1e-3)
 
 
 def test_a_budget_shorter_than_an_epoch_still_gives_a_model(tmp_path: Path) -> None:

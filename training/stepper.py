@@ -32,6 +32,8 @@ class Stepper:
         self.optimizer = AdamW(groups, lr=options.lr, fused=options.fused, foreach=False if not options.fused else None)
         self.decide = torch.compile(model.decide) if options.compile else model.decide
         self.average = copy.deepcopy(model).eval() if options.ema else None
+        self._live = [] if self.average is None else _moving(self.model)
+        self._kept = [] if self.average is None else _moving(self.average)
         self.updates = 0
 
     @property
@@ -74,9 +76,7 @@ class Stepper:
             return
         # The first weights know nothing: the average forgets them sooner than its decay says.
         decay = min(self.options.ema, (1 + self.updates) / (10 + self.updates))
-        kept, live = self.average.state_dict(), self.model.state_dict()
-        pairs = [(kept[name], value) for name, value in live.items() if value.is_floating_point()]
-        torch._foreach_lerp_([pair[0] for pair in pairs], [pair[1] for pair in pairs], 1 - decay)
+        torch._foreach_lerp_(self._kept, self._live, 1 - decay)
 
     # ---------------------------------------------------------------------------------------- checkpoints
 
@@ -96,3 +96,10 @@ class Stepper:
         if self.average is not None:
             self.average.load_state_dict(checkpoint.without("average", tensors))
         self.updates = updates
+
+
+def _moving(model: Classifier) -> list[Tensor]:
+    """What training moves: weights, and the statistics of normalisation. Colours and context have theirs for good, and
+    one of those may be infinite, which has no average."""
+    statistics = [value for name, value in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    return [*model.parameters(), *statistics]
