@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 from pipelines.models.fitting import options_of
 from pipelines.recipe import load_recipe
-from pipelines.sections import TorchvisionCandidate
+from pipelines.training_sections import TorchvisionCandidate
 from serving.engines.with_onnxruntime import OnnxRuntime
 from serving.engines.with_openvino import OpenVino, has_bfloat16
 from serving.lanes import Lane
@@ -32,9 +32,11 @@ from serving.runtime import Package
 from training.baseline import fit_baseline, standardise
 from training.calibrate import fit_temperature
 from training.data import Split
+from training.evaluation import logits_of
 from training.export import Answering, write_graph
-from training.fit import Fit, FitOptions, logits_of
+from training.fit import Fit
 from training.models import Classifier, ModelSpec, build
+from training.options import FitOptions
 from training.shards import Rows
 
 CONTEXT = 16

@@ -23,8 +23,8 @@ from training.card import make_card
 from training.checkpoint import load_model as load_module
 from training.data import SnapshotData
 from training.export import Checked, write_package
-from training.fit import use_threads
 from training.models import Classifier
+from training.place import use_threads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,27 +19,30 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from pipelines.errors import ClassyError
 from pipelines.sections import (
     Behaviour,
-    Budget,
-    Candidate,
-    CandidateBase,
     Features,
     Gates,
     Image,
     Monitoring,
     Policy,
     Replay,
-    ResnetCandidate,
     Scenario,
     Section,
-    SklearnCandidate,
     Snapshot,
     Source,
     Story,
     Taxonomy,
-    TorchvisionCandidate,
     Validation,
 )
 from pipelines.serving_sections import Serving
+from pipelines.training_sections import (
+    Budget,
+    Candidate,
+    CandidateBase,
+    Input,
+    ResnetCandidate,
+    SklearnCandidate,
+    TorchvisionCandidate,
+)
 
 SEED = re.compile(r"^(?P<family>.+)-seed(?P<number>\d+)$")
 """The second fit of candidate `resnet` is called `resnet-seed2`."""
@@ -60,6 +63,7 @@ class Recipe(Section):
     features: Features = Features()
     snapshot: Snapshot = Snapshot()
     candidates: tuple[Candidate, ...] = Field(min_length=1)
+    input: Input = Input()
     budget: Budget = Budget()
     gates: Gates = Gates()
     behaviour: Behaviour = Behaviour()

@@ -13,16 +13,19 @@ from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
 from pipelines import files
+from pipelines.data.encoded import decoder
+from pipelines.data.images import spec_of
 from pipelines.data.snapshots import read_snapshot
 from pipelines.errors import ClassyError
 from pipelines.models import fitting, tracking
 from pipelines.models.runs import RunBook, finished_receipt, git_commit, open_run
 from pipelines.recipe import Recipe
-from pipelines.sections import Candidate
 from pipelines.settings import Settings
+from pipelines.training_sections import Candidate
 from training.checkpoint import save_model
-from training.fit import CHECKPOINT, FitError
+from training.fit import CHECKPOINT
 from training.models import BuildError
+from training.options import FitError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,9 +63,8 @@ def run(
         FitError, BuildError: the candidate cannot be trained as the recipe says.
     """
     chosen = fitting.choose(recipe, candidate, epochs)
-    minutes = recipe.budget.train_minutes if budget_minutes is None else budget_minutes
-    if not minutes > 0:
-        raise ClassyError(f"budget_minutes={minutes}: must be more than 0")
+    if budget_minutes is not None and not budget_minutes > 0:
+        raise ClassyError(f"budget_minutes={budget_minutes}: must be more than 0")
     manifest = files.need_manifest(snapshot_uri, "snapshot")
     if not manifest["ok"]:
         raise ClassyError(f"{snapshot_uri}: is not fit to train on: {'; '.join(manifest['reasons'])}")
@@ -70,7 +72,7 @@ def run(
     state = state_folder(settings, run_key, candidate)
     try:
         with FileLock(state / "lock", timeout=0), tracking.answering(settings):
-            return _train(settings, recipe, chosen, client, state, snapshot_uri, run_key, minutes * 60)
+            return _train(settings, recipe, chosen, client, state, snapshot_uri, run_key, budget_minutes)
     except Timeout:
         progress = state / "progress.json"
         raise ClassyError(
@@ -101,7 +103,7 @@ def _train(
     state: Path,
     snapshot_uri: str,
     run_key: str,
-    budget_seconds: float,
+    budget_minutes: float | None,
 ) -> Trained:
     data = read_snapshot(settings, snapshot_uri)
     found = tracking.find_run(client, run_key, chosen.name)
@@ -114,7 +116,12 @@ def _train(
                 "a run key names one training, give this one another"
             )
         return Trained(**receipt)
-    planned = fitting.plan(settings, recipe, chosen, data)
+    if data.meta["spec_hash"] != spec_of(recipe).digest():
+        raise ClassyError(
+            f"{snapshot_uri}: its images are {data.meta['spec_hash']}, the recipe's [image] makes "
+            f"{spec_of(recipe).digest()}; run `classy prepare` for each day and `classy snapshot` again"
+        )
+    planned = fitting.plan(settings, recipe, chosen, data, minutes=budget_minutes)
     tags = {
         tracking.RUN_KEY: run_key,
         tracking.CANDIDATE: chosen.name,
@@ -131,27 +138,27 @@ def _train(
         "as_of": data.meta["as_of"],
         "recipe": recipe.name,
         "recipe_hash": recipe.digest(),
-        "budget_seconds": budget_seconds,
         "price_per_hour": recipe.budget.price_per_hour,
         "currency": recipe.budget.currency,
         **{f"rows_{name}": count for name, count in data.counts.items()},
     }
     book = open_run(client, found, state=state, data=data, tags=tags, parameters=given)
     try:
-        outcome = fitting.fit(planned, data, state, budget_seconds=budget_seconds, on_epoch=book.log_epoch)
+        decode = None if recipe.input.pipeline in ("memory", "shards") else decoder(settings, recipe, data, "train")
+        outcome = fitting.fit(planned, data, state, on_epoch=book.log_epoch, decode=decode)
     except (FitError, BuildError) as error:
         book.fail(error)
         raise
-    return _finish(settings, book, chosen.name, outcome, recipe.budget.price_per_hour)
+    return _finish(settings, book, planned, outcome, recipe.budget.price_per_hour)
 
 
 def _finish(
-    settings: Settings, book: RunBook, candidate: str, outcome: fitting.Outcome, price_per_hour: float
+    settings: Settings, book: RunBook, planned: fitting.Plan, outcome: fitting.Outcome, price_per_hour: float
 ) -> Trained:
     receipt = Trained(
         run_id=book.run_id,
         run_url=tracking.run_url(settings, book.run_id),
-        candidate=candidate,
+        candidate=planned.candidate.name,
         epochs=outcome.epochs,
         resumed_from=outcome.resumed_from,
         stopped_by=outcome.stopped_by,
@@ -161,12 +168,19 @@ def _finish(
         path = Path(scratch) / tracking.WEIGHTS.name
         save_model(path, outcome.model, {"temperature": outcome.temperature, "val": outcome.val})
         book.client.log_artifact(book.run_id, str(path), str(tracking.WEIGHTS.parent))
+    if outcome.report is not None:
+        book.log_bound(outcome.report, outcome.input_why)
+    saved = max(0.0, planned.budget.seconds - outcome.seconds)
     figures = {
         **{f"val_{name}": value for name, value in outcome.val.items()},
         "temperature": outcome.temperature,
         "best_epoch": outcome.best_epoch,
         "train_seconds": outcome.seconds,
         "train_cost": outcome.seconds / 3600 * price_per_hour,
+        "gpu_hours": outcome.seconds / 3600 if planned.device.type == "cuda" else 0.0,
+        "budget_saved_seconds": saved,
+        "budget_saved_cost": saved / 3600 * price_per_hour,
+        "planned_epochs": outcome.planned,
         "model_parameters": sum(weight.numel() for weight in outcome.model.parameters()),
     }
     book.finish(receipt, figures)

@@ -17,12 +17,13 @@ from pipelines.errors import ClassyError
 from pipelines.models import fitting, tracking
 from pipelines.models.runs import RunBook
 from pipelines.recipe import Recipe
-from pipelines.sections import TorchvisionCandidate
 from pipelines.settings import Settings, load_settings
+from pipelines.training_sections import TorchvisionCandidate
 from tests.digits import COUNTS, digits_snapshot, put_mlflow
 from training.checkpoint import read_tensors
-from training.fit import CHECKPOINT, Epoch, FitError
+from training.fit import CHECKPOINT
 from training.models import BuildError
+from training.options import Epoch, FitError
 
 KEY = "2026-03-07"
 
@@ -94,6 +95,46 @@ def test_what_a_training_cost_is_on_its_run(settings: Settings, recipe: Recipe, 
     assert run.data.metrics["train_seconds"] > 0
     assert run.data.metrics["train_cost"] == pytest.approx(run.data.metrics["train_seconds"] / 100)
     assert (run.data.params["price_per_hour"], run.data.params["currency"]) == ("36.0", "EUR")
+    saved = float(run.data.params["budget_seconds"]) - run.data.metrics["train_seconds"]
+    assert run.data.metrics["budget_saved_seconds"] == pytest.approx(saved)
+    assert run.data.metrics["budget_saved_cost"] == pytest.approx(saved / 100)
+
+
+def test_a_budget_in_money_ends_a_training(settings: Settings, recipe: Recipe, snapshot: str) -> None:
+    recipe = with_candidate(recipe, epochs=5000)
+    limits = recipe.budget.model_copy(update={"price_per_hour": 3600.0, "money": 1.5, "gpu_hours": 1e-9})
+    receipt = fit_step(settings, recipe.model_copy(update={"budget": limits}), snapshot)
+    assert receipt.stopped_by == "budget"
+    run = tracking.connect(settings).get_run(receipt.run_id)
+    assert (run.data.params["budget_named"], run.data.params["budget_seconds"]) == ("money", "1.5")
+    assert 1 <= run.data.metrics["planned_epochs"] < 5000
+
+
+def test_what_bounds_a_training_is_on_its_run(settings: Settings, recipe: Recipe, snapshot: str) -> None:
+    receipt = fit_step(settings, recipe, snapshot)
+    client = tracking.connect(settings)
+    run = client.get_run(receipt.run_id)
+    assert run.data.tags["classy.bound.bound"] in ("input", "compute", "memory")
+    assert run.data.tags["classy.bound.remedy"]
+    assert "images/s: " in run.data.tags["classy.bound.why"]
+    assert run.data.metrics["bound_images_per_s"] > 0
+    assert {file.path for file in client.list_artifacts(receipt.run_id, "bound")} == {
+        "bound/bound.json",
+        "bound/bound.png",
+    }
+
+
+def test_a_snapshot_of_another_image_is_refused(settings: Settings, recipe: Recipe, snapshot: str) -> None:
+    other = recipe.model_copy(update={"image": recipe.image.model_copy(update={"fit": "pad"})})
+    with pytest.raises(ClassyError, match=r"its images are \w+, the recipe's \[image\] makes \w+"):
+        fit_step(settings, other, snapshot)
+
+
+def test_a_gpu_that_is_not_there_is_said(settings: Settings, recipe: Recipe, snapshot: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(FitError, match="CLASSY_DEVICE=cuda"):
+        fit_step(load_settings(home=settings.home, device="cuda", threads=1), recipe, snapshot)
 
 
 def test_the_baseline_is_a_run_like_any_other(settings: Settings, recipe: Recipe, snapshot: str) -> None:

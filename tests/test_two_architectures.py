@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tritonclient.utils import InferenceServerException
 
 from pipelines.models.fitting import options_of
-from pipelines.sections import TorchvisionCandidate
+from pipelines.training_sections import TorchvisionCandidate
 from serving.components.classifier import Classifier
 from serving.components.pipeline import Pipeline
 from serving.components.preprocessor import Preprocessor

@@ -42,6 +42,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, where: NDArray[np.integer]) -> "Split":
+        """The rows at the positions `where`; their images stay on disk."""
+        return Split(
+            images=self.images.take(where),
+            **{name: getattr(self, name)[where] for name in self.__slots__ if name != "images"},
+        )
+
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]]:
         """Images, context and labels of `size` rows at a time, in order; the last may be smaller."""
         for start in range(0, len(self), size):

@@ -199,14 +199,21 @@ class ResnetBody(nn.Module):
                 layers.append(Block(inside, outside, stride=2 if halve else 1))
                 inside, side = outside, math.ceil(side / 2) if halve else side
         self.layers = nn.Sequential(*layers)
+        self.size = size
         self.window = math.ceil(side / GRID)
-        places = math.ceil(side / self.window) ** 2
-        self.neck = nn.Linear(inside * places, EMBEDDING, bias=False)
+        self.grid = math.ceil(side / self.window)
+        self.neck = nn.Linear(inside * self.grid**2, EMBEDDING, bias=False)
         self.norm = nn.BatchNorm1d(EMBEDDING)
         self.width = EMBEDDING
 
     def forward(self, pixels: Tensor) -> Tensor:
-        seen = functional.avg_pool2d(self.layers(pixels), self.window, ceil_mode=True)
+        maps = self.layers(pixels)
+        if pixels.shape[-1] == self.size:
+            # A pool with a fixed window exports as one node.
+            seen = functional.avg_pool2d(maps, self.window, ceil_mode=True)
+        else:
+            # Smaller pictures, as training shows them first.
+            seen = functional.adaptive_avg_pool2d(maps, self.grid)
         return functional.relu(self.norm(self.neck(seen.flatten(1))))
 
 

@@ -96,7 +96,8 @@ class Rows:
         Raises:
             ShardError: a shard is of another size, or has no such row.
         """
-        self._shards = list(shards)
+        # As plain arrays over the same maps: numpy's memmap costs some microseconds each time a part of it is taken.
+        self._shards = [np.asarray(images) for images in shards]
         self._shard = np.asarray(shard, np.int64)
         self._row = np.asarray(row, np.int64)
         self.size = size

@@ -201,11 +201,16 @@ def read_snapshot(settings: Settings, uri: str) -> SnapshotData:
     """Open a snapshot, fetching it and its shards where they are not on this machine.
 
     Raises:
-        ClassyError: it, or a shard it names, is not there.
+        ClassyError: it, or a shard it names, is not there, or a shard is of another image spec by now.
     """
     manifest = files.need_manifest(uri, "snapshot")
     cache = settings.home / "cache" / "partitions"
     for shard in manifest["partitions"]:
-        files.need_manifest(shard, "prepare")
+        made = files.need_manifest(shard, "prepare").get("spec_hash", manifest["spec_hash"])
+        if made != manifest["spec_hash"]:
+            raise ClassyError(
+                f"{shard}: was made again for image spec {made}, the snapshot {uri} is of {manifest['spec_hash']}; "
+                "run `classy snapshot` again"
+            )
     shards = {shard: files.local(shard, cache) for shard in manifest["partitions"]}
     return open_snapshot(files.local(uri, cache), shards)

@@ -11,14 +11,20 @@ import torch
 
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
-from pipelines.sections import Candidate, NetworkCandidate, ResnetCandidate, SklearnCandidate
 from pipelines.settings import Settings
+from pipelines.training_sections import Candidate, Input, NetworkCandidate, ResnetCandidate, SklearnCandidate
 from training import metrics
 from training.baseline import fit_baseline, standardise
+from training.bounds import BoundReport
 from training.calibrate import fit_temperature
 from training.data import SnapshotData, Split
-from training.fit import Epoch, Fit, FitOptions, logits_of, pick_device, pick_precision, use_threads
+from training.evaluation import logits_of
+from training.fit import Fit
+from training.inputs import Decode, pick_input
 from training.models import Classifier, ModelSpec, build, load_weights, torchvision_side
+from training.options import Epoch, FitOptions
+from training.place import pick_device, pick_precision, use_threads
+from training.schedule import Budget, tightest
 
 SMALL = 32
 """Pictures up to this side are trained on one thread: sharing a batch out costs as much as it saves, and threads
@@ -33,6 +39,8 @@ class Plan:
     spec: ModelSpec
     options: FitOptions | None
     """None for a baseline, which has no epochs."""
+    input: Input
+    budget: Budget
     device: torch.device
     precision: str
     threads: int
@@ -45,6 +53,9 @@ class Plan:
             "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "precision": self.precision,
             "threads": self.threads,
+            "input": self.input.pipeline,
+            "budget_seconds": self.budget.seconds,
+            "budget_named": self.budget.named,
             "image_size": self.spec.size,
             "context_width": self.spec.context,
         }
@@ -63,6 +74,11 @@ class Outcome:
     resumed_from: int | None
     stopped_by: str
     seconds: float
+    planned: float
+    """Epochs that the schedule was fitted to in the end."""
+    report: BoundReport | None
+    """What a network's steps were bound by."""
+    input_why: str
 
 
 def choose(recipe: Recipe, name: str, epochs: int | None) -> Candidate:
@@ -79,8 +95,13 @@ def choose(recipe: Recipe, name: str, epochs: int | None) -> Candidate:
     return candidate.model_copy(update={"epochs": epochs})
 
 
-def plan(settings: Settings, recipe: Recipe, candidate: Candidate, data: SnapshotData) -> Plan:
-    """Decide device, precision and shape of a training on this snapshot.
+def plan(
+    settings: Settings, recipe: Recipe, candidate: Candidate, data: SnapshotData, *, minutes: float | None = None
+) -> Plan:
+    """Decide device, precision, shape and budget of a training on this snapshot.
+
+    Args:
+        minutes: instead of the recipe's `budget.train_minutes`.
 
     Raises:
         FitError: the device that was asked for is not there.
@@ -101,9 +122,23 @@ def plan(settings: Settings, recipe: Recipe, candidate: Candidate, data: Snapsho
         candidate=candidate,
         spec=spec,
         options=options,
+        input=recipe.input,
+        budget=budget_of(recipe, device, minutes),
         device=device,
         precision=precision,
         threads=use_threads(settings.threads or (1 if spec.size <= SMALL else 0)),
+    )
+
+
+def budget_of(recipe: Recipe, device: torch.device, minutes: float | None = None) -> Budget:
+    """The limit of the recipe that a training on this device reaches first."""
+    limits = recipe.budget
+    return tightest(
+        minutes=limits.train_minutes if minutes is None else minutes,
+        gpu_hours=limits.gpu_hours,
+        money=limits.money,
+        price_per_hour=limits.price_per_hour,
+        gpus=1 if device.type == "cuda" else 0,
     )
 
 
@@ -120,25 +155,34 @@ def options_of(candidate: Candidate, size: int) -> dict[str, Any]:
 
 def _fit_options(recipe: Recipe, candidate: NetworkCandidate, data: SnapshotData, precision: str) -> FitOptions:
     fresh = datetime.fromisoformat(data.meta["as_of"]) - timedelta(days=recipe.snapshot.fresh_days)
-    same = ("name", "seed", "epochs", "batch", "lr", "weight_decay", "label_smoothing", "flip", "shift")
+    same = (
+        "name", "seed", "epochs", "batch", "lr", "weight_decay", "label_smoothing", "flip", "shift", "ema", "compile",
+    )  # fmt: skip
     return FitOptions(
         **{field: getattr(candidate, field) for field in same},
         recent_weight=candidate.recent_weight,
         recent_since=fresh.replace(tzinfo=None).isoformat(),
         patience=candidate.patience,
+        progressive=getattr(candidate, "progressive", 1.0),
         precision=precision,  # type: ignore[arg-type]
         data=data.snapshot_id,
     )
 
 
 def fit(
-    planned: Plan, data: SnapshotData, state: Path, *, budget_seconds: float, on_epoch: Callable[[Epoch], None]
+    planned: Plan,
+    data: SnapshotData,
+    state: Path,
+    *,
+    on_epoch: Callable[[Epoch], None],
+    decode: Decode | None = None,
 ) -> Outcome:
     """Fit, then calibrate on the validation rows.
 
     Args:
         state: folder of the checkpoint; a killed training goes on from there.
         on_epoch: told of each finished epoch of a network.
+        decode: a training row's photo, decoded from what came; None where those are kept no longer.
 
     Raises:
         FitError, BuildError: it cannot be trained as planned.
@@ -152,8 +196,16 @@ def fit(
     if weights:
         load_weights(model, weights)
     standardise(model, train, pixels=not weights)
-    loop = Fit(model, train, val, planned.options, planned.device)
-    fitted = loop.run(state, budget_seconds=budget_seconds, on_epoch=on_epoch)
+    picked = pick_input(
+        planned.input.pipeline,
+        train,
+        planned.device,
+        batch=planned.options.batch,
+        decode=decode,
+        workers=planned.input.workers,
+    )
+    loop = Fit(model, train, val, planned.options, planned.device, source=picked.input)
+    fitted = loop.run(state, budget_seconds=planned.budget.seconds, on_epoch=on_epoch)
     temperature, figures = _calibrated(model, val, planned.device)
     return Outcome(
         model=model.cpu(),
@@ -164,6 +216,9 @@ def fit(
         resumed_from=fitted.resumed_from,
         stopped_by=fitted.stopped_by,
         seconds=fitted.seconds,
+        planned=fitted.planned,
+        report=fitted.report,
+        input_why=picked.why,
     )
 
 
@@ -184,6 +239,9 @@ def _fit_baseline(planned: Plan, train: Split, val: Split) -> Outcome:
         resumed_from=None,
         stopped_by="epochs",
         seconds=seconds,
+        planned=1.0,
+        report=None,
+        input_why="a baseline has no batches",
     )
 
 

@@ -16,11 +16,15 @@ from mlflow.tracking import MlflowClient
 
 from pipelines import files
 from pipelines.models import tracking
+from pipelines.models.boundplot import draw_bound
 from pipelines.recipe import ROOT
+from training.bounds import BoundReport
 from training.data import SnapshotData
-from training.fit import Epoch
+from training.options import Epoch
 
-CIRCUMSTANCES = ("device", "device_name", "threads", "budget_seconds", "price_per_hour", "currency")
+CIRCUMSTANCES = (
+    "device", "device_name", "threads", "input", "budget_seconds", "budget_named", "price_per_hour", "currency",
+)  # fmt: skip
 """Parameters that may differ when a killed training is taken up again, perhaps on another machine."""
 EPOCH_METRICS = {
     "train_loss": "epoch_train_loss",
@@ -57,6 +61,15 @@ class RunBook:
     def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def log_bound(self, report: BoundReport, why: str) -> None:
+        """What the steps were bound by: figures, words, a plot."""
+        self._metrics({f"bound_{name}": value for name, value in report.figures().items()})
+        for key, value in (("bound", report.bound), ("remedy", report.remedy), ("input", report.input), ("why", why)):
+            self.client.set_tag(self.run_id, f"classy.bound.{key}", value)
+        self.client.log_dict(self.run_id, {**report.to_json(), "input_why": why}, "bound/bound.json")
+        figure = draw_bound(report)
+        self.client.log_figure(self.run_id, figure, "bound/bound.png")
 
     def finish(self, receipt: Any, figures: Mapping[str, float]) -> None:
         """Final metrics and the receipt, then FINISHED: the order lets a kill in between be repeated."""
