@@ -25,7 +25,7 @@ from training.batches import epoch_order, side_at
 from training.bounds import BoundReport, count_work, probe, report
 from training.data import Split
 from training.evaluation import logits_of
-from training.inputs import Input, make_input
+from training.inputs import Batch, Input, make_input
 from training.memory import is_no_room, need_room, no_room
 from training.metrics import accuracy, log_loss, softmax
 from training.models import Classifier
@@ -184,7 +184,7 @@ class Fit:
         self._check(place, checked, order, number, lr)
         return self._validated(number, position, place, lr)
 
-    def _step(self, take: Callable[[], object], place: Place, share: float, lr: float) -> None:
+    def _step(self, take: Callable[[], Batch], place: Place, share: float, lr: float) -> None:
         try:
             batch = take()
             self.watch.lap("copy")
