@@ -58,7 +58,7 @@ class Size:
 
 
 FULL = Size(
-    digits=1797, clothing=0, rounds=3, epochs={"digits": 12, "clothing": 8}, target={"digits": 0.97, "clothing": 0.5},
+    digits=1797, clothing=1500, rounds=3, epochs={"digits": 12, "clothing": 8}, target={"digits": 0.97, "clothing": 0.5},
     feature_epochs={"digits": 8, "clothing": 3}, input_seconds=3.0, seeds=3, memory_rows=2_000,
 )  # fmt: skip
 QUICK = Size(
@@ -194,6 +194,7 @@ def features(photos: Photos, size: Size, rounds: int) -> list[dict[str, Any]]:
         for name, options in wanted.items():
             told, _ = train(photos, seed, replace(options, seed=seed), "memory")
             found[name].append((told[-1][0], max(accuracy for _, accuracy in told)))
+            print(f"  {photos.name}, {name}: {told[-1][0]:.1f} s", flush=True)
     return [
         {
             "data": photos.name,

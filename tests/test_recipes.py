@@ -107,6 +107,10 @@ def test_each_wrong_field_is_named(tmp_path: Path) -> None:
         ("[taxonomy]", "[taxonomie]", "taxonomy: is missing"),
         ('name = "resnet"', 'name = "resnet-seed2"', "ends like a further seed"),
         ('fit = "stretch"', 'fit = "stretch', "not valid TOML"),
+        ("train_minutes = 3", "money = 2", "money=2: needs price_per_hour"),
+        ("[budget]", '[input]\npipeline = "fast"\n\n[budget]', "input.pipeline = 'fast'"),
+        ("blocks = [1, 1]", "progressive = 0.1", "progressive = 0.1"),
+        ("blocks = [1, 1]", "ema = 1", "ema = 1"),
     ],
 )
 def test_one_wrong_thing(tmp_path: Path, old: str, new: str, says: str) -> None:
