@@ -41,7 +41,10 @@ def test_the_starter_s_alternatives_are_right_as_well() -> None:
         lines = [line.removeprefix("# ") for line in body.splitlines()]
         source = tomllib.loads("\n".join(lines))["source"]
         assert Recipe.model_validate({**given, "source": source}).source.kind == source["kind"]
-    names = ("aliases", "sender_pattern", "seeds", "price_per_hour", "slice_columns", "require")
+    names = (
+        "aliases", "sender_pattern", "seeds", "patience", "ema", "progressive", "compile", "[input]", "pipeline",
+        "gpu_hours", "price_per_hour", "money", "slice_columns", "require",
+    )  # fmt: skip
     optional = [line[2:] for line in text.splitlines() if line.startswith(tuple(f"# {name}" for name in names))]
     assert len(optional) == len(names)
     edited = text
@@ -50,6 +53,7 @@ def test_the_starter_s_alternatives_are_right_as_well() -> None:
     recipe = Recipe.model_validate(tomllib.loads(edited))
     assert recipe.taxonomy.aliases["kitten"] == "cat"
     assert (recipe.gates.require, recipe.fits[-1]) == ("not_worse", "resnet-seed3")
+    assert (recipe.input.pipeline, recipe.budget.money) == ("shards", 10.0)
 
 
 def test_digits_drifts_on_its_eleventh_day(settings: Settings) -> None:
