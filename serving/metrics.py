@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -68,6 +68,8 @@ class Metrics:
     """
 
     def __init__(self, *, version: str = "", folder: Path | None = None, worker: str = "0") -> None:
+        # Feast, once imported, has the library count in files that all processes share: each of ours would be twice.
+        values.ValueClass = values.MutexValue
         self.registry = registry = CollectorRegistry()
         self.models: Collection[str] = ()
         """Names of the served models: a request for another one is counted under `other`."""

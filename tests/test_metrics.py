@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import prometheus_client.values
 import pytest
 import tritonclient.grpc as triton_grpc
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
@@ -326,6 +327,21 @@ def test_whoever_is_scraped_tells_of_all_workers_also_of_one_that_ended(tmp_path
     assert {labels for name, labels in found if name == "process_resident_memory_bytes"} == {"worker=0"}
     clean(folder)
     assert list(folder.iterdir()) == []
+
+
+def test_counts_are_in_memory_also_where_another_library_wants_them_in_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Feast asks for files as soon as it is imported: counters of one name would be one counter, in every process."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(prometheus_client.values, "ValueClass", prometheus_client.values.MultiProcessValue())
+    one, other = Metrics(), Metrics()
+    for metrics in (one, one, other):
+        metrics.watch(models=["classy"])
+        metrics.observe("classy", Call(), [], 200, seconds=0.001)
+    for metrics, count in ((one, 2), (other, 1)):
+        assert values(metrics)["classy_requests_total", "door=rest,model=classy,status=200"] == count
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sum_never_falls_whichever_worker_is_scraped(tmp_path: Path) -> None:
