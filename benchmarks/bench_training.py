@@ -58,7 +58,8 @@ class Size:
 
 
 FULL = Size(
-    digits=1797, clothing=1500, rounds=3, epochs={"digits": 12, "clothing": 8}, target={"digits": 0.97, "clothing": 0.5},
+    digits=1797, clothing=1500, rounds=3,
+    epochs={"digits": 12, "clothing": 8}, target={"digits": 0.97, "clothing": 0.5},
     feature_epochs={"digits": 8, "clothing": 3}, input_seconds=3.0, seeds=3, memory_rows=2_000,
 )  # fmt: skip
 QUICK = Size(
