@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from os import cpu_count
 from typing import Any
 
 import fsspec
@@ -79,7 +78,7 @@ def run(settings: Settings, recipe: Recipe, *, clean_uri: str) -> Prepared:
     if known is None or any(known.get(key) != value for key, value in made_of.items()):
         rows = _read_rows(clean_uri)
         with files.new_partition(shard_uri) as draft:
-            making = _Making(rows=rows, spec=spec, threads=settings.threads or cpu_count() or 1, uri=clean_uri)
+            making = _Making(rows=rows, spec=spec, threads=settings.cores, uri=clean_uri)
             write_shard(draft.folder, making.images(clean["raw_uri"]), len(rows), spec.size)
             pq.write_table(pa.Table.from_pylist(making.index, INDEX), draft.folder / "index.parquet")
             draft.meta = {**made_of, "day": clean["day"], "count": len(rows), "size": spec.size}

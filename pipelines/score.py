@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def _score(
     day: date,
 ) -> None:
     package = tracking.fetch_package(settings, champion["champion_run_id"])
-    scorer = Scorer(package, runtime=settings.runtime, threads=settings.threads or cpu_count() or 1)
+    scorer = Scorer(package, runtime=settings.runtime, threads=settings.cores)
     service_hash = features.service_hash(recipe)
     _check(scorer.card, recipe, champion, shard, shard_uri)
     folder = files.local(shard_uri, settings.home / "cache" / "partitions")
@@ -206,7 +205,7 @@ def _answer(scorer: Scorer, images: Images, generation: int, block: tuple[pd.Dat
     # Rows that follow each other, as `prepare` writes them, are looked at where they lie; others are gathered.
     one_piece = last - first == len(where) - 1 and bool((np.diff(where) == 1).all())
     answer = scorer.predict(images[first : last + 1] if one_piece else images[where], told.context)
-    return _as_batch(rows, answer.probabilities, answer.embedding, told, scorer.classes, generation)
+    return _as_batch(rows, answer.probabilities, answer.embedding, told, np.asarray(scorer.classes), generation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def run(
             recipe=recipe,
             run_id=champion["champion_run_id"],
             at=end_of(day),
-            threads=settings.threads or os.cpu_count() or 1,
+            threads=settings.cores,
         )
         with files.new_partition(to) as draft:
             counted = write_answers(draft.folder / ANSWERED, _answers(wanted, asked, processes, ray), len(asked))

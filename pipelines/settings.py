@@ -4,6 +4,7 @@ What it runs is the recipe's (`pipelines/recipe.py`). Only the defaults for one 
 """
 
 import getpass
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +70,13 @@ class Settings(BaseSettings):
     """Where components in other processes are: `classifier=grpc://host:8001,preprocessor=http://host:8000`."""
     runtime: Literal["auto", "openvino", "onnxruntime"] = "auto"
     """What runs a model in the server and in scoring; `auto` picks by the machine and the model's card."""
+
+    @property
+    def cores(self) -> int:
+        """Threads of work that fills a core each: `threads`, or one for each core this process may run on."""
+        if self.threads:
+            return self.threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     @field_validator("home", mode="after")
     @classmethod

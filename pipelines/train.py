@@ -144,7 +144,8 @@ def _train(
     }
     book = open_run(client, found, state=state, data=data, tags=tags, parameters=given)
     try:
-        decode = None if recipe.input.pipeline in ("memory", "shards") else decoder(settings, recipe, data, "train")
+        # `auto` is not offered it: the shards are decoded already, and a trial would leave a day's photos in the cache.
+        decode = decoder(settings, recipe, data, "train") if recipe.input.pipeline == "decode" else None
         outcome = fitting.fit(planned, data, state, on_epoch=book.log_epoch, decode=decode)
     except (FitError, BuildError) as error:
         book.fail(error)

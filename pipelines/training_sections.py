@@ -101,6 +101,6 @@ class Input(Section):
 
     pipeline: Literal["auto", "memory", "decode", "shards"] = "auto"
     """`memory`: all canonical pictures in memory. `shards`: from disk, memory-mapped. `decode`: photos as they came,
-    decoded when they are wanted. `auto` measures for a moment and takes the fastest there is room for."""
+    decoded when they are wanted. `auto` measures the first two for a moment and takes the faster there is room for."""
     workers: int = Field(default=0, ge=0, le=1024)
     """Threads that decode; 0: one for each core."""

@@ -7,7 +7,6 @@ ones, one class swallows the labels) is a verdict: `ok` is false, nothing of it 
 stops. A photo whose label is rejected stays, without a label.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ def _day_of(raw_uri: str) -> date:
 
 def _photos(settings: Settings, recipe: Recipe, table: Path, day: date) -> list[Checked]:
     seen = Seen(_history(settings, day), recipe.validation.near_duplicate_bits)
-    threads = settings.threads or os.cpu_count() or 1
+    threads = settings.cores
     total = pq.read_metadata(table).num_rows
     checked = tqdm(
         check_photos(table, spec_of(recipe), threads), total=total, desc=f"validate {day}", unit="photo", disable=None

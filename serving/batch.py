@@ -4,7 +4,6 @@ A block of photos goes through decoding and the model in one thread, which takes
 stage waits for another, no core is left over where one stage is dearer, and the caller writes what comes meanwhile.
 """
 
-import hashlib
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,12 +14,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.canonical import BadImage, ImageSpec
-from serving.components.decoders import Room, decode
-from serving.components.preprocessor import as_problem
+from serving.canonical import ImageSpec
+from serving.components.decoders import Room
+from serving.components.preprocessor import prepare
 from serving.engines.choose import choose_engine
-from serving.photos import Photo
-from serving.pictures import figures_of_many
+from serving.photos import Photo, answer
 from serving.problems import Problem
 from serving.runtime import Answer, read_package
 
@@ -49,7 +47,7 @@ class Scorer:
         package = read_package(folder)
         chosen = choose_engine(folder, package, runtime=runtime, threads=threads)
         self.card: dict[str, Any] = package.card
-        self.classes: NDArray[np.str_] = np.asarray(package.card["classes"])
+        self.classes: tuple[str, ...] = tuple(package.card["classes"])
         self.threads = threads
         self.runtime, self.precision = chosen.engine.name, chosen.engine.precision
         self.agreement = chosen.agreement
@@ -67,26 +65,14 @@ class Scorer:
 
     def read(self, photos: Iterable[Photo], spec: ImageSpec) -> None:
         """Fill each photo's image, stats and content_hash, or its problem; those with a problem are passed over."""
-        decoded: list[Photo] = []
-        sizes: list[tuple[int, int]] = []
+        asked = []
         for photo in photos:
-            if photo.problem is not None:
-                continue
-            if photo.photo is None:
+            if photo.problem is None and photo.photo is None:
                 photo.problem = Problem("bad_request", "photo: is missing")
-                continue
-            try:
-                header, photo.image = decode(photo.photo, spec, self._room.take)
-            except BadImage as error:
-                photo.problem = as_problem(error)
-                continue
-            photo.content_hash = hashlib.sha256(photo.photo).hexdigest()
-            decoded.append(photo)
-            sizes.append((header.width, header.height))
-        if decoded:
-            images = np.stack([photo.image for photo in decoded])  # type: ignore[misc]
-            for photo, stats in zip(decoded, figures_of_many(images, sizes), strict=True):
-                photo.stats = stats
+            if photo.problem is None:
+                asked.append(photo)
+        for photo, problem in zip(asked, prepare(asked, spec, self._room), strict=True):
+            photo.problem = problem
 
     def classify(self, photos: Sequence[Photo]) -> None:
         """Fill probabilities, label and confidence of photos that have an image and a context."""
@@ -96,9 +82,7 @@ class Scorer:
         images = np.stack([photo.image for photo in asked])  # type: ignore[misc]
         context = np.stack([photo.context for photo in asked])  # type: ignore[misc]
         probabilities = self.predict(images, context).probabilities
-        best = probabilities.argmax(axis=1)
-        for photo, row, label in zip(asked, probabilities, best.tolist(), strict=True):
-            photo.probabilities, photo.label, photo.confidence = row, str(self.classes[label]), float(row[label])
+        answer(asked, probabilities, self.classes)
 
 
 def in_order(

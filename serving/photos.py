@@ -105,6 +105,13 @@ FIELDS: dict[str, Field] = {
 TEXTS = frozenset(name for name, found in FIELDS.items() if found.datatype == BYTES and name not in ("photo", "error"))
 
 
+def answer(photos: Sequence[Photo], probabilities: NDArray[np.float32], classes: Sequence[str]) -> None:
+    """Give each photo its row of [N, C], the class of the largest and how sure that is."""
+    best, sure = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
+    for photo, row, label, confidence in zip(photos, probabilities, best, sure, strict=True):
+        photo.probabilities, photo.label, photo.confidence = row, classes[label], confidence
+
+
 def specs(names: Sequence[str], shapes: dict[str, tuple[int, ...]], optional: Sequence[str] = ()) -> list[TensorSpec]:
     """Tensor specs of fields for a model's metadata; `shapes` fills in what only a model knows."""
     return [

@@ -227,7 +227,7 @@ async def _answering(
 
 def _threads(settings: Settings) -> int:
     """Threads of a lane: several workers have a core each."""
-    return 1 if settings.workers > 1 else settings.threads or len(os.sched_getaffinity(0))
+    return 1 if settings.workers > 1 else settings.cores
 
 
 def _beside(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:

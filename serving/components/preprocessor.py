@@ -4,14 +4,17 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+import numpy as np
 
 from serving.canonical import BadImage, ImageSpec
 from serving.components.base import Call, Component, Shapes
 from serving.components.decoders import DECODERS, Room, decode
 from serving.lanes import Lane
 from serving.photos import Photo
-from serving.pictures import STATS, picture_figures
+from serving.pictures import STATS, figures_of_many
 from serving.problems import Problem
 from serving.turns import Turns
 
@@ -29,6 +32,47 @@ _Job = tuple[Photo, ImageSpec]
 def as_problem(error: BadImage) -> Problem:
     """What to tell who sent the photo."""
     return Problem(REASONS.get(error.reason, "unprocessable"), f"photo: {error}", detail=error.reason)
+
+
+def prepare(
+    photos: Sequence[Photo],
+    spec: ImageSpec,
+    room: Room,
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> list[Problem | None]:
+    """Fill image, image_spec, stats and content_hash of photos that have bytes; gives each one's problem.
+
+    Each is decoded in a turn of its own, so that others are let in between; their figures are taken together, which
+    costs half as much.
+    """
+    problems: list[Problem | None] = []
+    decoded: list[Photo] = []
+    sizes: list[tuple[int, int]] = []
+    digest = spec.digest()
+    for photo in photos:
+        with turn():
+            start = time.perf_counter()
+            data = photo.photo or b""
+            try:
+                header, photo.image = decode(data, spec, room.take)
+            except BadImage as error:
+                problems.append(as_problem(error))
+                continue
+            photo.content_hash = photo.content_hash or hashlib.sha256(data).hexdigest()
+            photo.image_spec = digest
+            photo.seconds["preprocess"] = time.perf_counter() - start
+        problems.append(None)
+        decoded.append(photo)
+        sizes.append((header.width, header.height))
+    if decoded:
+        with turn():
+            start = time.perf_counter()
+            figures = figures_of_many(np.stack([photo.image for photo in decoded]), sizes)  # type: ignore[misc]
+            each = (time.perf_counter() - start) / len(decoded)
+        for photo, stats in zip(decoded, figures, strict=True):
+            photo.stats = stats
+            photo.seconds["preprocess"] += each
+    return problems
 
 
 class Preprocessor(Component):
@@ -82,25 +126,12 @@ class Preprocessor(Component):
                 photo.problem = answer
 
     def _work(self, jobs: list[_Job]) -> list[Problem | None]:
-        answers = []
-        for photo, spec in jobs:
-            with self._turns.take():
-                answers.append(self._prepare(photo, spec))
-        return answers
-
-    def _prepare(self, photo: Photo, spec: ImageSpec) -> Problem | None:
-        start = time.perf_counter()
-        data = photo.photo or b""
-        try:
-            header, image = decode(data, spec, self._room.take)
-        except BadImage as error:
-            return as_problem(error)
-        photo.stats = picture_figures(image, width=header.width, height=header.height)
-        photo.content_hash = photo.content_hash or hashlib.sha256(data).hexdigest()
-        photo.image_spec = spec.digest()
-        photo.image = image
-        photo.seconds["preprocess"] = time.perf_counter() - start
-        return None
+        found: dict[int, Problem | None] = {}
+        for spec in dict.fromkeys(spec for _, spec in jobs):  # two while models are exchanged, else one
+            photos = [photo for photo, wanted in jobs if wanted == spec]
+            problems = prepare(photos, spec, self._room, self._turns.take)
+            found.update(zip(map(id, photos), problems, strict=True))
+        return [found[id(photo)] for photo, _ in jobs]
 
     def shapes(self) -> Shapes:
         size = self._spec().size

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from serving.canonical import ImageSpec
 from serving.engines.choose import Chosen, choose_engine
 from serving.lanes import Lane
-from serving.photos import Photo
+from serving.photos import Photo, answer
 from serving.problems import Problem
 from serving.runtime import CARD, ModelError, Package, read_package
 from serving.turns import Turns
@@ -188,13 +188,9 @@ class Loaded:
                 return
         images = np.stack([photo.image for photo in photos])  # type: ignore[misc]
         probabilities = self._engine.predict(images, context).probabilities
-        best = probabilities.argmax(axis=1).tolist()
-        sure = probabilities.max(axis=1).tolist()
+        answer(photos, probabilities, self.classes)
         seconds = time.perf_counter() - start
-        for photo, row, label, confidence in zip(photos, probabilities, best, sure, strict=True):
-            photo.probabilities = row
-            photo.label = self.classes[label]
-            photo.confidence = confidence
+        for photo in photos:
             photo.seconds["model"] = seconds
 
     def _warm_up(self, batch: int) -> None:
