@@ -1,5 +1,6 @@
 """Model behaviour: the story without Airflow closes, twice the same, and leaves what people read afterwards."""
 
+import contextlib
 import json
 import os
 import signal
@@ -146,7 +147,9 @@ def test_the_days_of_the_story(recipe: Recipe) -> None:
     assert (str(days[0]), str(days[-1]), len(days)) == ("2026-03-01", "2026-03-06", 6)
 
 
-def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at", "times"), [("starting MLflow", 1), ("ready after", 200)])
+def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path: Path, at: str, times: int) -> None:
+    """Also where it is told again and again while it ends: by an impatient hand, or by make, uv and `timeout` each."""
     env = {**os.environ, "CLASSY_HOME": str(tmp_path), "CLASSY_RECIPE": str(RECIPE)}
     child = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "run"],
@@ -155,8 +158,13 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path: Path) -> Non
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert "starting MLflow" in child.stdout.readline()
-    child.send_signal(signal.SIGINT)
+    assert any(at in line for line in child.stdout or ())
+    started = psutil.Process(child.pid).children(recursive=True)
+    for number in [signal.SIGINT, *[signal.SIGTERM] * (times - 1)]:
+        child.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(0.1)
+            break
     _, errors = child.communicate(timeout=120)
     assert child.returncode != 0
     assert "Traceback" not in errors
@@ -164,6 +172,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_process(tmp_path: Path) -> Non
     environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
     left = [environment for environment in environments if environment.get("CLASSY_HOME") == mine]
     assert left == []
+    assert not [one for one in started if one.is_running()]  # Airflow's hide their environment
 
 
 def test_the_evidence_of_a_generation_can_be_read_back(told: tuple[Settings, Summary, list[str]]) -> None:

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -224,13 +225,13 @@ class Stack:
 
     def _spawn(self, name: str, *command: str) -> Process:
         log = self.logs / f"{name}.log"
-        with log.open("wb") as out:
+        with log.open("wb") as out, uninterrupted():
             child = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment(),
                 cwd=ROOT, start_new_session=True,
             )  # fmt: skip
-        process = Process(name, child, log)
-        self.processes.append(process)
+            process = Process(name, child, log)
+            self.processes.append(process)
         return process
 
     def _call(self, name: str, *command: str) -> None:
@@ -260,6 +261,25 @@ class Stack:
         while self.processes:
             process = self.processes.pop()
             process.stop(SERVER_GRACE_S if process.name == "classy" else 15)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and TERM wait until the end: a child that started is known to the one that will have to stop it."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # where no signal is handled
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def ticks(timeout_s: float, every_s: float) -> Iterator[float]:

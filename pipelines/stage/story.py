@@ -67,7 +67,7 @@ def play_under_airflow(settings: Settings, recipe: Recipe, say: Say) -> Any:
 
     settings = fresh_home(settings, recipe)
     started = perf_counter()
-    with _term_is_interrupt(), Stack(settings, replay=True, say=say) as stack:
+    with _interrupted_once(), Stack(settings, replay=True, say=say) as stack:
         client = AirflowClient(stack.airflow_url, stack.password)
         stage = AirflowStage(settings, recipe, stack, client, say)
         stage.open()
@@ -90,20 +90,25 @@ def _finish(settings: Settings, recipe: Recipe, tasks: int, wall_s: float, work_
 
 
 @contextmanager
-def _term_is_interrupt() -> Iterator[None]:
-    """A TERM unwinds like Ctrl-C, so that what was started is stopped."""
+def _interrupted_once() -> Iterator[None]:
+    """Ctrl-C and TERM unwind, so that what was started is stopped; once, so that nothing cuts the stopping short."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def table(summary: Any, console: Console) -> None:
