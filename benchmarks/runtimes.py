@@ -37,7 +37,7 @@ from training.export import Answering, write_graph
 from training.fit import Fit
 from training.models import Classifier, ModelSpec, build
 from training.options import FitOptions
-from training.shards import Rows
+from training.shards import Mapped, Rows
 
 CONTEXT = 16
 """Width of the context; it hardly matters to speed."""
@@ -191,7 +191,7 @@ def digits(part: slice, noise: float) -> Split:
     count = len(pixels)
     names = np.arange(count).astype(str)
     return Split(
-        images=Rows([pixels], np.zeros(count, int), np.arange(count), 16),
+        images=Rows(Mapped([pixels], 16), np.zeros(count, int), np.arange(count)),
         context=rng.normal(size=(count, CONTEXT)).astype(np.float32),
         labels=data.target[part].astype(np.int64),
         image_ids=names,

@@ -15,7 +15,7 @@ from pipelines.recipe import load_recipe
 from serving.canonical import ImageSpec, canonicalise
 from training.data import Split
 from training.models import ModelSpec
-from training.shards import Rows, open_shard, write_shard
+from training.shards import Mapped, Rows, open_shard, write_shard
 
 HELD_OUT = 0.25
 """Share of the senders whose photos are validated on."""
@@ -44,7 +44,7 @@ class Photos:
         shard = open_shard(self.shard)
         names = np.array([self.files[row].stem for row in where])
         return Split(
-            images=Rows([shard], np.zeros(len(where), int), where, self.image.size),
+            images=Rows(Mapped([shard], self.image.size), np.zeros(len(where), int), where),
             context=np.zeros((len(where), 1), np.float32),
             labels=self.labels[where],
             image_ids=names,

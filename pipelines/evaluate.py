@@ -27,6 +27,7 @@ from monitoring.slices import slice_masks
 from monitoring.stores import Store, open_store
 from monitoring.verdict import Judged, OpponentKind, deciding_mask, judge
 from pipelines import files
+from pipelines.cache import cache_of
 from pipelines.data.snapshots import read_snapshot
 from pipelines.models import behaviour, contest, judgement, registry, tracking
 from pipelines.models.contest import Contest, Exam
@@ -283,7 +284,7 @@ def _publish(settings: Settings, client: MlflowClient, folder: str, found: dict[
     now = int(time.time() * 1000)
     numbers = [Metric(f"judge_{name}", float(value), now, 0) for name, value in judgement.flat_metrics(found).items()]
     client.log_batch(run_id, metrics=numbers)
-    client.log_artifacts(run_id, str(files.local(folder, settings.home / "cache" / "partitions")), "judge")
+    client.log_artifacts(run_id, str(files.local(folder, cache_of(settings))), "judge")
     about = {
         "classy.verdict": found["verdict"],
         "classy.judged_against": judgement.opponent_name(found["opponent"]),

@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.cache import Cache
 from pipelines.errors import ClassyError
 
 MANIFEST = "manifest.json"
@@ -79,27 +80,30 @@ def list_partitions(uri: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and fs.exists(f"{path}/{name}/{MANIFEST}"))
 
 
-def local(uri: str, cache: Path) -> Path:
-    """A local folder with the partition's files: itself where it is local, else a copy under `cache`.
+def is_local(uri: str) -> bool:
+    """Whether a URI is of this machine's own disks."""
+    return isinstance(fsspec.url_to_fs(uri)[0], LocalFileSystem)
 
-    The copy is keyed by content, so a changed partition is fetched again.
+
+def local(uri: str, cache: Cache) -> Path:
+    """A local folder with the partition's files: itself where it is local, else a copy in the cache.
+
+    The copy is keyed by content, so a changed partition is fetched again. Open it at once: it may make room for
+    another some minutes later.
     """
     fs, path = fsspec.url_to_fs(uri)
     if isinstance(fs, LocalFileSystem):
         return Path(path)
     manifest = need_manifest(uri, "gather … (the step that writes it)")
-    target = cache / content_hash(manifest)
-    if not (target / MANIFEST).exists():
-        part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        part.mkdir(parents=True)
-        try:
-            for name in manifest["files"]:
-                fs.get_file(f"{path}/{name}", str(part / name))
-            (part / MANIFEST).write_text(json.dumps(manifest))
-            _rename(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return target
+
+    def fetch(part: Path) -> None:
+        part.mkdir()
+        for name in manifest["files"]:
+            fs.get_file(f"{path}/{name}", str(part / name))
+        (part / MANIFEST).write_text(json.dumps(manifest))
+
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    return cache.entry(f"partitions/{content_hash(manifest)}", size, fetch)
 
 
 @contextmanager

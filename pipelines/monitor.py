@@ -16,6 +16,7 @@ from mlflow.entities import Metric
 from monitoring import drift, ledger, performance, reports
 from monitoring.stores import Store, open_store
 from pipelines import files
+from pipelines.cache import cache_of
 from pipelines.models import tracking
 from pipelines.models.evidence import EVIDENCE, REPORT, days_before, end_of, monitor_root, read_evidence, scores_root
 from pipelines.recipe import Recipe
@@ -150,7 +151,7 @@ def _window(settings: Settings, champion: Champion | None, day: date, days: int)
             uri = files.join(root, name)
             manifest = files.need_manifest(uri, "score")
             if champion and manifest["version"] == champion.version:
-                folder = files.local(uri, settings.home / "cache" / "partitions")
+                folder = files.local(uri, cache_of(settings))
                 parts.append(pd.read_parquet(folder / PREDICTIONS))
     if not parts or champion is None:
         return pd.DataFrame()
@@ -270,7 +271,7 @@ def _log(settings: Settings, evidence: dict[str, Any], day: date) -> None:
     at = int(end_of(day).timestamp() * 1000)
     metrics = [Metric(name, value, at, day.toordinal()) for name, value in _metrics(evidence).items()]
     client.log_batch(run_id, metrics=metrics)
-    folder = files.local(monitor_root(settings, day), settings.home / "cache" / "partitions")
+    folder = files.local(monitor_root(settings, day), cache_of(settings))
     for name in (REPORT, EVIDENCE):
         client.log_artifact(run_id, str(folder / name), f"monitor/date={day}")
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from monitoring.bulk import line_of
 from monitoring.stores import Store, open_store
 from pipelines import files
+from pipelines.cache import cache_of
 from pipelines.data import features
 from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
@@ -130,7 +131,7 @@ def _score(
     scorer = Scorer(package, runtime=settings.runtime, threads=settings.cores)
     service_hash = features.service_hash(recipe)
     _check(scorer.card, recipe, champion, shard, shard_uri)
-    folder = files.local(shard_uri, settings.home / "cache" / "partitions")
+    folder = files.local(shard_uri, cache_of(settings))
     with files.new_partition(uri) as draft:
         rows = 0
         with pq.ParquetWriter(draft.folder / PREDICTIONS, SCHEMA) as writer:
@@ -251,7 +252,7 @@ def _publish(
     store: Store, settings: Settings, champion: dict[str, Any], manifest: dict[str, Any], uri: str, day: date
 ) -> None:
     """Upsert the partition's rows into `predictions`. `predicted_at` is data time: the end of the day."""
-    folder = files.local(uri, settings.home / "cache" / "partitions")
+    folder = files.local(uri, cache_of(settings))
     common = {
         "predicted_at": end_of(day),
         "model_version": champion["champion_version"],

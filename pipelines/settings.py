@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     """Where training runs; `auto` takes CUDA where there is one."""
     threads: int = Field(default=0, ge=0)
     """Threads of one training or scoring process; 0 means one for each core."""
+    cache_gb: float = Field(default=20.0, gt=0)
+    """Copies in HOME/cache of partitions that are elsewhere and of photos to decode, in GB (10^9 bytes) at most; a
+    snapshot whose pictures take more than half of it is read row by row, and half as much again may be kept of it."""
     actor: str = ""
     """Who acts, for the ledger. Default: the login name."""
     training_pool: str = "default_pool"

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from monitoring.stores import open_store
+from pipelines.cache import cache_of
 from pipelines.data.checks import Checked, Said, Seen, check_labels, check_photos, table_problems
 from pipelines.data.images import spec_of
 from pipelines.data.labels import judge_labels
@@ -56,7 +57,7 @@ def run(settings: Settings, recipe: Recipe, *, raw_uri: str) -> Validated:
     """
     day = _day_of(raw_uri)
     store = open_store(settings.database_url)  # first: a database that cannot be used must leave no partition
-    folder = local(raw_uri, settings.home / "cache" / "raw")
+    folder = local(raw_uri, cache_of(settings))
     reasons = table_problems(folder, day)
     photos: list[Checked] = []
     labels: list[Said] = []
@@ -92,7 +93,7 @@ def _history(settings: Settings, day: date) -> pd.DataFrame:
     columns = ["image_id", "sha256", "phash", "group_id"]
     root = join(settings.data_root, "clean")
     earlier = [name for name in list_partitions(root) if name < f"date={day}"]
-    cache = settings.home / "cache" / "clean"
+    cache = cache_of(settings)
     frames = [
         pq.read_table(local(join(root, name), cache) / "records.parquet", columns=columns).to_pandas()
         for name in earlier

@@ -23,7 +23,7 @@ from training.card import make_card, write_card
 from training.data import Split
 from training.export import CARD, write_manifest, write_package
 from training.models import Classifier, ModelSpec, build, torchvision_side
-from training.shards import Rows
+from training.shards import Mapped, Rows
 
 Kind = Literal["linear", "resnet", "torchvision", "caffe_vgg"]
 
@@ -73,7 +73,7 @@ def probe_rows(count: int, *, size: int, classes: int, width: int, seed: int = 0
         image[size // 4 : 3 * size // 4, left : left + max(1, size // classes)] = rng.integers(150, 255, 3)
     names = np.array([f"photo-{number:03d}" for number in range(count)])
     return Split(
-        images=Rows([images], np.zeros(count, int), np.arange(count), size),
+        images=Rows(Mapped([images], size), np.zeros(count, int), np.arange(count)),
         context=rng.normal(1, 2, (count, width)).astype(np.float32),
         labels=labels.astype(np.int64),
         image_ids=names,

@@ -24,7 +24,7 @@ from serving.pictures import STATS
 from serving.runtime import load_model
 from tests.judged import write_package
 from training.data import SnapshotData
-from training.shards import Rows
+from training.shards import Mapped, Rows
 
 SIZE = 16
 CLASSES = ("a", "b", "c")
@@ -70,7 +70,9 @@ def snapshot(
     }
     meta = {"snapshot_id": "made-up", "classes": CLASSES, "context_names": names, "stats_names": STATS}
     return SnapshotData(
-        meta=meta, table=pa.table(table), images=Rows([pixels], np.zeros(count, np.int64), np.arange(count), SIZE)
+        meta=meta,
+        table=pa.table(table),
+        images=Rows(Mapped([pixels], SIZE), np.zeros(count, np.int64), np.arange(count)),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cache import Cache
 from pipelines.errors import ClassyError
 from pipelines.files import (
     content_hash,
@@ -37,7 +38,7 @@ def test_a_partition_has_its_manifest_and_its_files(root: str, tmp_path: Path) -
     manifest = need_manifest(uri, "gather")
     assert manifest["rows"] == 5
     assert manifest["files"]["rows.txt"]["bytes"] == 5
-    assert (local(uri, tmp_path / "cache") / "rows.txt").read_text() == "three"
+    assert (local(uri, Cache(tmp_path / "cache", 10**6)) / "rows.txt").read_text() == "three"
     assert list_partitions(join(root, "raw")) == ["date=2026-03-01"]
 
 
@@ -54,7 +55,7 @@ def test_a_changed_partition_replaces_the_old_one_whole(root: str, tmp_path: Pat
         (draft.folder / "old.txt").write_text("old")
     write(uri, "new")
     assert list(need_manifest(uri, "x")["files"]) == ["rows.txt"]
-    assert (local(uri, tmp_path / "cache") / "rows.txt").read_text() == "new"
+    assert (local(uri, Cache(tmp_path / "cache", 10**6)) / "rows.txt").read_text() == "new"
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:

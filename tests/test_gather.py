@@ -16,6 +16,7 @@ from monitoring.migrations import VERSION_TABLE
 from monitoring.stores import StoreError, open_store
 from monitoring.tables import ground_truth
 from pipelines import files, gather
+from pipelines.cache import Cache
 from pipelines.data import records
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
@@ -220,5 +221,5 @@ def test_large_days_are_written_in_groups(tmp_path: Path) -> None:
 def test_data_on_another_filesystem(recipe: Recipe, tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "var", data_root=f"memory://{tmp_path.name}")
     receipt = gather.run(settings, recipe, day=DAY)
-    folder = files.local(receipt.raw_uri, tmp_path / "cache")
+    folder = files.local(receipt.raw_uri, Cache(tmp_path / "cache", 10**9))
     assert len(pd.read_parquet(folder / "records.parquet")) == 100

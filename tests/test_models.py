@@ -19,7 +19,7 @@ from training.baseline import fit_baseline, standardise
 from training.calibrate import fit_temperature
 from training.data import Split
 from training.models import BuildError, ModelSpec, build, load_weights, torchvision_side
-from training.shards import Rows
+from training.shards import Mapped, Rows
 
 CONTEXT = 5
 
@@ -31,7 +31,7 @@ def split(count: int, start: int = 0, classes: int = 10) -> Split:
     total = len(labels)
     names = np.array([f"{start + row:04d}" for row in range(total)])
     return Split(
-        images=Rows([images], np.zeros(total, int), np.arange(total), 16),
+        images=Rows(Mapped([images], 16), np.zeros(total, int), np.arange(total)),
         context=np.random.default_rng(start).normal(3, 2, (total, CONTEXT)).astype(np.float32),
         labels=labels,
         image_ids=names,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.shards import Rows, ShardError, open_shard, write_shard
+from training.shards import Mapped, Rows, ShardError, open_shard, write_shard
 
 
 def pictures(count: int, size: int = 4, seed: int = 0) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_rows_index_like_one_array(shard: list[int], draw: st.DataObject) -> Non
     shards = [pictures(4, seed=seed) for seed in range(3)]
     row = draw.draw(st.lists(st.integers(0, 3), min_size=len(shard), max_size=len(shard)))
     whole = np.stack([shards[s][r] for s, r in zip(shard, row, strict=True)])
-    rows = Rows(shards, np.array(shard), np.array(row), 4)
+    rows = Rows(Mapped(shards, 4), np.array(shard), np.array(row))
     assert rows.shape == whole.shape
     where = draw.draw(st.lists(st.integers(-len(shard), len(shard) - 1), max_size=8))
     np.testing.assert_array_equal(rows[where], whole[np.array(where, np.int64)])
@@ -74,7 +74,7 @@ def test_rows_index_like_one_array(shard: list[int], draw: st.DataObject) -> Non
 
 def test_a_batch_may_be_changed_without_touching_the_shard(tmp_path: Path) -> None:
     write_shard(tmp_path, pictures(2), 2, 4)
-    rows = Rows([open_shard(tmp_path)], np.array([0, 0]), np.array([0, 1]), 4)
+    rows = Rows(Mapped([open_shard(tmp_path)], 4), np.array([0, 0]), np.array([0, 1]))
     batch = rows[[0, 1]]
     before = rows[0].copy()
     batch[:] = 0
@@ -84,6 +84,6 @@ def test_a_batch_may_be_changed_without_touching_the_shard(tmp_path: Path) -> No
 
 def test_a_row_that_is_not_there_is_found_at_once() -> None:
     with pytest.raises(ShardError, match="row 7"):
-        Rows([pictures(4)], np.array([0]), np.array([7]), 4)
+        Rows(Mapped([pictures(4)], 4), np.array([0]), np.array([7]))
     with pytest.raises(ShardError, match="expected"):
-        Rows([pictures(4)], np.array([0]), np.array([0]), 8)
+        Mapped([pictures(4)], 8)

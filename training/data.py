@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from training.shards import Rows, ShardError, open_shard
+from training.shards import Rows, ShardError, Store
 
 ROWS = "rows.parquet"
 SPLITS = ("train", "val", "golden", "fresh")
@@ -139,26 +139,25 @@ def _matrix(column: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
     return flat.reshape(len(column), width)
 
 
-def open_snapshot(folder: Path, shard_folders: Mapping[str, Path]) -> SnapshotData:
+def open_snapshot(folder: Path, store: Store) -> SnapshotData:
     """Open a snapshot whose files are local.
 
     Args:
         folder: with rows.parquet and manifest.json.
-        shard_folders: for each URI in the manifest's `partitions`, where its files lie.
+        store: where the images of the manifest's `partitions` are, in their order.
 
     Raises:
-        ShardError: the folder is no snapshot, or a shard it names is missing or of another size.
+        ShardError: the folder is no snapshot, or its shards are others.
     """
     try:
         meta = json.loads((folder / "manifest.json").read_text())
         table = pq.read_table(folder / ROWS)
     except FileNotFoundError as error:
         raise ShardError(f"{folder}: no snapshot there ({error.filename}); make it with `classy snapshot`") from None
-    missing = sorted(set(meta["partitions"]) - set(shard_folders))
-    if missing:
-        raise ShardError(f"{folder}: no folder was given for its shards {', '.join(missing)}")
     number = {uri: position for position, uri in enumerate(meta["partitions"])}
-    shards = [open_shard(shard_folders[uri]) for uri in meta["partitions"]]
+    if len(store.counts) != len(number) or store.size != int(meta["size"]):
+        raise ShardError(
+            f"{folder}: has {len(number)} shards of {meta['size']} pixels, {len(store.counts)} of {store.size} are open"
+        )
     shard = np.asarray([number[uri] for uri in table["shard_uri"].to_pylist()], np.int64)
-    images = Rows(shards, shard, table["row"].to_numpy(), int(meta["size"]))
-    return SnapshotData(meta=meta, table=table, images=images)
+    return SnapshotData(meta=meta, table=table, images=Rows(store, shard, table["row"].to_numpy()))

@@ -118,8 +118,8 @@ class InMemory:
             images[part] = torch.from_numpy(train.images[part])
         self._flat = images.view(len(train), -1)
         self._shape = train.images.shape[1:]
-        self._context = torch.from_numpy(train.context).to(device)
-        self._labels = torch.from_numpy(train.labels).to(device)
+        self._context = torch.tensor(train.context, device=device)
+        self._labels = torch.tensor(train.labels, device=device)
 
     def batches(self, order: NDArray[np.int64], size: int, *, first: int = 0) -> Iterator[Callable[[], Batch]]:
         for rows in _chunks(order, size, first):

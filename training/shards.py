@@ -1,11 +1,12 @@
 """Canonical images on disk: one fixed-size uint8 array a partition, memory-mapped, never decoded again.
 
-A shard is a folder with `images.npy`, uint8 [N, S, S, 3]. `Rows` looks like one such array over rows of
-several shards and reads only what is asked for, so a snapshot of a million photos opens at once.
+A shard is a folder with `images.npy`, uint8 [N, S, S, 3]. `Rows` looks like one such array over rows of several shards,
+wherever a `Store` has them, and reads only what is asked for, so a snapshot of a million photos opens at once.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -74,39 +75,80 @@ def open_shard(folder: Path) -> Images:
 
 def _is_empty(path: Path) -> bool:
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, _ = read(file)
-    return 0 in shape
+        return 0 in read_header(file)[0]
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is in Fortran's order, and type of the array that begins here; `file` is at its first number
+    then.
+
+    Raises:
+        ValueError: no array begins here.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+class Store(Protocol):
+    """Where the images of several shards are."""
+
+    size: int
+    """Side S of each, in pixels."""
+    counts: list[int]
+    """Images a shard."""
+
+    def gather(self, shard: NDArray[np.int64], row: NDArray[np.int64]) -> Images:
+        """Copies of the images at these rows of these shards, uint8 [N, S, S, 3]."""
+        ...
+
+
+class Mapped:
+    """Shards on this machine, memory-mapped. The operating system's page cache is the cache; processes share it."""
+
+    def __init__(self, shards: Sequence[Images], size: int) -> None:
+        """Take opened shards.
+
+        Raises:
+            ShardError: one is of another size.
+        """
+        # As plain arrays over the same maps: numpy's memmap costs some microseconds each time a part of it is taken.
+        self._shards = [np.asarray(images) for images in shards]
+        self.size = size
+        self.counts = [len(images) for images in self._shards]
+        for number, images in enumerate(self._shards):
+            if images.shape[1:] != (size, size, 3):
+                raise ShardError(f"shard {number} holds images {images.shape[1:]}, expected {(size, size, 3)}")
+
+    def gather(self, shard: NDArray[np.int64], row: NDArray[np.int64]) -> Images:
+        batch = np.empty((len(row), self.size, self.size, 3), np.uint8)
+        for number in np.unique(shard):
+            mine = np.flatnonzero(shard == number)
+            batch[mine] = self._shards[number][row[mine]]
+        return batch
 
 
 class Rows:
     """Rows of several shards, in any order, that index like one uint8 array [N, S, S, 3].
 
-    `rows[3]` is one image; `rows[2:9]` and `rows[[5, 1, 1]]` (or an integer or boolean array) are batches,
-    copied out of the maps, so `torch.from_numpy(rows[index])` is safe to keep. Nothing is cached: the
-    operating system's page cache is the cache, and worker processes share it.
+    `rows[3]` is one image; `rows[2:9]` and `rows[[5, 1, 1]]` (or an integer or boolean array) are batches, copied out
+    of the store, so `torch.from_numpy(rows[index])` is safe to keep.
     """
 
-    def __init__(
-        self, shards: Sequence[Images], shard: NDArray[np.integer], row: NDArray[np.integer], size: int
-    ) -> None:
-        """Take the opened `shards`, and for each of N rows the number of its shard and its row in there.
+    def __init__(self, store: Store, shard: NDArray[np.integer], row: NDArray[np.integer]) -> None:
+        """Take a store, and for each of N rows the number of its shard and its row in there.
 
         Raises:
-            ShardError: a shard is of another size, or has no such row.
+            ShardError: a shard has no such row.
         """
-        # As plain arrays over the same maps: numpy's memmap costs some microseconds each time a part of it is taken.
-        self._shards = [np.asarray(images) for images in shards]
+        self._store = store
         self._shard = np.asarray(shard, np.int64)
         self._row = np.asarray(row, np.int64)
-        self.size = size
-        for number, images in enumerate(self._shards):
+        self.size = store.size
+        for number, count in enumerate(store.counts):
             wanted = self._row[self._shard == number]
-            if images.shape[1:] != (size, size, 3):
-                raise ShardError(f"shard {number} holds images {images.shape[1:]}, expected {(size, size, 3)}")
-            if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(images):
-                raise ShardError(f"shard {number} has {len(images)} rows, row {wanted.max()} was asked for")
+            if len(wanted) and not 0 <= wanted.min() <= wanted.max() < count:
+                raise ShardError(f"shard {number} has {count} rows, row {wanted.max()} was asked for")
 
     def __len__(self) -> int:
         return len(self._row)
@@ -117,22 +159,15 @@ class Rows:
 
     def __getitem__(self, index: int | np.integer | slice | Sequence[int] | NDArray[np.generic]) -> Images:
         if isinstance(index, int | np.integer):
-            return np.array(self._shards[self._shard[index]][self._row[index]])
+            return self[[int(index)]][0]
         if isinstance(index, list | tuple) and not index:
             index = np.empty(0, np.int64)
         where = index if isinstance(index, slice) else np.asarray(index)
-        return self._gather(self._shard[where], self._row[where])
-
-    def _gather(self, shard: NDArray[np.int64], row: NDArray[np.int64]) -> Images:
-        batch = np.empty((len(row), self.size, self.size, 3), np.uint8)
-        for number in np.unique(shard):
-            mine = np.flatnonzero(shard == number)
-            batch[mine] = self._shards[number][row[mine]]
-        return batch
+        return self._store.gather(self._shard[where], self._row[where])
 
     def take(self, where: NDArray[np.integer]) -> "Rows":
-        """The rows at the positions `where`, still on disk."""
-        return Rows(self._shards, self._shard[where], self._row[where], self.size)
+        """The rows at the positions `where`, still in the store."""
+        return Rows(self._store, self._shard[where], self._row[where])
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> Images:
         if copy is False:

@@ -1,26 +1,27 @@
 """The photos of a snapshot as they came, decoded one by one when they are asked for.
 
 Parquet gives no single photo without its whole row group, so each day's photos are put once into an uncompressed Arrow
-file under HOME/cache, a few at a time, and memory-mapped from there: memory does not grow with them.
+file in the cache, a few at a time, and memory-mapped from there: memory does not grow with them.
 """
 
-import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import files
+from pipelines.cache import Cache, cache_of
 from pipelines.data.images import spec_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.canonical import canonicalise
 from training.data import SnapshotData
 
+RECORDS = "records.parquet"
 BATCH = 64
 """Photos in memory at a time while a day is copied."""
 
@@ -37,7 +38,7 @@ def decoder(settings: Settings, recipe: Recipe, data: SnapshotData, split: str) 
         raw = files.read_manifest(clean["raw_uri"]) if "raw_uri" in clean else None
         if raw is None:
             return None
-        days[uri] = _Day(clean["raw_uri"], settings.home / "cache", files.content_hash(raw))
+        days[uri] = _Day(clean["raw_uri"], raw, cache_of(settings))
     spec = spec_of(recipe)
 
     def decode(row: int) -> np.ndarray:
@@ -49,9 +50,8 @@ def decoder(settings: Settings, recipe: Recipe, data: SnapshotData, split: str) 
 class _Day:
     """One raw partition, by image id."""
 
-    def __init__(self, uri: str, cache: Path, content: str) -> None:
-        self._uri, self._cache = uri, cache
-        self._path = cache / "encoded" / f"{content}.arrow"
+    def __init__(self, uri: str, raw: dict[str, Any], cache: Cache) -> None:
+        self._uri, self._raw, self._cache = uri, raw, cache
         self._lock = Lock()
         self._photos: pa.ChunkedArray | None = None
         self._rows: dict[str, int] = {}
@@ -59,22 +59,16 @@ class _Day:
     def photo(self, image_id: str) -> bytes:
         with self._lock:
             if self._photos is None:
-                if not self._path.exists():
-                    self._copy()
-                table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
+                name = f"encoded/{files.content_hash(self._raw)}.arrow"
+                path = self._cache.entry(name, self._raw["files"][RECORDS]["bytes"], self._copy)
+                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
                 self._rows = {name: row for row, name in enumerate(table["image_id"].to_pylist())}
                 self._photos = table["image"]
         return self._photos[self._rows[image_id]].as_py()
 
-    def _copy(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}.tmp")
-        source = pq.ParquetFile(files.local(self._uri, self._cache / "partitions") / "records.parquet")
+    def _copy(self, part: Path) -> None:
+        source = pq.ParquetFile(files.local(self._uri, self._cache) / RECORDS)
         schema = pa.schema([source.schema_arrow.field(name) for name in ("image_id", "image")])
-        try:
-            with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as target:
-                for batch in source.iter_batches(BATCH, columns=schema.names):
-                    target.write_batch(batch)
-            os.replace(part, self._path)
-        finally:
-            part.unlink(missing_ok=True)
+        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as target:
+            for batch in source.iter_batches(BATCH, columns=schema.names):
+                target.write_batch(batch)

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -15,14 +16,17 @@ from filelock import FileLock
 
 from monitoring.stores import open_store
 from pipelines import files
+from pipelines.cache import Cache, cache_of
 from pipelines.data.images import spec_of
 from pipelines.data.profiles import TIME, read_index, shard_days
 from pipelines.data.split import assign, freeze
+from pipelines.data.streamed import Streamed
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS
 from training.data import SnapshotData, open_snapshot
+from training.shards import IMAGES, Mapped, Store, open_shard
 
 GOLDEN = pa.schema(
     [("image_id", pa.string()), ("label", pa.string()), ("labelled_at", TIME), ("shard_uri", pa.string())]
@@ -198,19 +202,29 @@ def newest_as_of(settings: Settings) -> datetime:
 
 
 def read_snapshot(settings: Settings, uri: str) -> SnapshotData:
-    """Open a snapshot, fetching it and its shards where they are not on this machine.
+    """Open a snapshot that may be on another machine. Its shards are fetched, or read as they are wanted.
 
     Raises:
         ClassyError: it, or a shard it names, is not there, or a shard is of another image spec by now.
     """
     manifest = files.need_manifest(uri, "snapshot")
-    cache = settings.home / "cache" / "partitions"
+    cache = cache_of(settings)
+    shards = {}
     for shard in manifest["partitions"]:
-        made = files.need_manifest(shard, "prepare").get("spec_hash", manifest["spec_hash"])
+        shards[shard] = files.need_manifest(shard, "prepare")
+        made = shards[shard].get("spec_hash", manifest["spec_hash"])
         if made != manifest["spec_hash"]:
             raise ClassyError(
                 f"{shard}: was made again for image spec {made}, the snapshot {uri} is of {manifest['spec_hash']}; "
                 "run `classy snapshot` again"
             )
-    shards = {shard: files.local(shard, cache) for shard in manifest["partitions"]}
-    return open_snapshot(files.local(uri, cache), shards)
+    return open_snapshot(files.local(uri, cache), _images(shards, int(manifest["size"]), cache))
+
+
+def _images(shards: Mapping[str, Mapping[str, Any]], size: int, cache: Cache) -> Store:
+    """Mapped where they are here, or where all fit well into the cache; else read row by row when they are wanted."""
+    elsewhere = [uri for uri in shards if not files.is_local(uri)]
+    most = cache.limit // 2
+    if sum(shards[uri]["files"][IMAGES]["bytes"] for uri in elsewhere) > most:
+        return Streamed(list(shards), size, folder=cache.folder, keep=most)
+    return Mapped([open_shard(files.local(uri, cache)) for uri in shards], size)

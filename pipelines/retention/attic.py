@@ -24,6 +24,8 @@ from mlflow.tracking import MlflowClient
 
 from monitoring.stores import Store
 from pipelines import files
+from pipelines.cache import KINDS as CACHED
+from pipelines.cache import size_of
 from pipelines.errors import ClassyError
 from pipelines.models import judgement, tracking
 from pipelines.retention.rules import Records, Thing, Training
@@ -150,7 +152,7 @@ class Attic:
         for folder in sorted(path for path in root.glob("*/*") if path.is_dir()):
             run_key, candidate = unquote(folder.parent.name), folder.name
             if candidate.endswith(ASIDE):
-                yield Thing(what="checkpoint", name=f"{run_key}/{candidate}", uri=str(folder), bytes=_size(folder),
+                yield Thing(what="checkpoint", name=f"{run_key}/{candidate}", uri=str(folder), bytes=size_of(folder),
                             newest=None, because="a deletion was killed", left_over=True)  # fmt: skip
                 continue
             run = known.get((run_key, candidate))
@@ -158,7 +160,7 @@ class Attic:
                 what="checkpoint",
                 name=f"{run_key}/{candidate}",
                 uri=str(folder),
-                bytes=_size(folder),
+                bytes=size_of(folder),
                 newest=max(_touched(folder), run.newest) if run else _touched(folder),
                 because="its training is over" if run and run.finished else "nobody went on with its training",
                 run_key=run_key,
@@ -194,16 +196,16 @@ class Attic:
                 yield self._cached(path, "a fetched package that can be fetched again", owners.get(path.name, ()))
         for path in _entries(cache / "models" / "references"):
             yield self._cached(path, "a fetched reference that can be fetched again", {path.stem})
-        for kind in ("partitions", "raw", "clean"):
+        for kind in CACHED:
             for path in _entries(cache / kind):
-                yield self._cached(path, "a copy of a partition", ())
+                yield self._cached(path, "a copy that can be made again", ())
         for path in cache.glob(".optimize-*"):
             yield self._cached(path, "a step that was killed left it", ())
 
     def _cached(self, path: Path, because: str, run_ids: Any) -> Thing:
         name = str(path.relative_to(self.settings.home / "cache"))
-        return Thing(what="cache", name=name, uri=str(path), bytes=_size(path), newest=_touched(path), because=because,
-                     run_ids=tuple(sorted(run_ids)), left_over=path.name.endswith(ASIDE))  # fmt: skip
+        return Thing(what="cache", name=name, uri=str(path), bytes=size_of(path), newest=_touched(path),
+                     because=because, run_ids=tuple(sorted(run_ids)), left_over=path.name.endswith(ASIDE))  # fmt: skip
 
     # ------------------------------------------------------------------------------------------- removal
 
@@ -245,10 +247,6 @@ def _moment(milliseconds: int | None) -> datetime | None:
 
 def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _size(path: Path) -> int:
-    return sum(file.lstat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
 def _touched(path: Path) -> datetime:
