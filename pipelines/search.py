@@ -142,7 +142,6 @@ def _asked(recipe: Recipe, candidate: Candidate) -> dict[str, Any]:
 def _finish(ground: Ground, book: RunBook, tried: Sequence[Tried], *, on_gpu: bool) -> Searched:
     recipe, best, seconds = ground.recipe, best_of(tried), sum(one.seconds for one in tried)
     trials = {state: sum(one.state == state for one in tried) for state in ("complete", "pruned", "failed")}
-    book.client.log_figure(book.run_id, draw_history(tried), "search/history.png")
     if best is None or best.loss is None:
         error = ClassyError(
             f"run key {ground.run_key}, search of {ground.candidate.name}: all {len(tried)} trials failed, the first "
@@ -160,6 +159,7 @@ def _finish(ground: Ground, book: RunBook, tried: Sequence[Tried], *, on_gpu: bo
         stopped_by="trials" if len(tried) >= recipe.search.trials else "budget",
         seconds=seconds,
     )
+    book.client.log_figure(book.run_id, draw_history(tried), "search/history.png")
     book.client.log_dict(book.run_id, asdict(receipt), "search/chosen.json")
     chosen = as_params({f"best_{field}": value for field, value in best.values.items()})
     book.client.log_batch(book.run_id, params=[Param(name, value) for name, value in chosen.items()])

@@ -31,7 +31,8 @@ def draw_history(tried: Sequence[Tried]) -> "Figure":
     if best:
         until = [min(loss for _, loss in best[: at + 1]) for at in range(len(best))]
         axes.step([number for number, _ in best], until, where="post", color="#4c72b0", label="best so far")
-    axes.set_yscale("log")
+    if all(loss > 0 for _, loss in best):
+        axes.set_yscale("log")
     axes.set_xlabel("trial")
     axes.set_ylabel("log loss on validation rows")
     axes.legend(fontsize=8, frameon=False)

@@ -5,6 +5,7 @@ that was killed asks what an unbroken one asks. Optuna keeps nothing: there is o
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,11 @@ class Study:
         """Field → its share in how good a trial was; nothing while there are too few to tell."""
         if len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < ENOUGH:
             return {}
-        return optuna.importance.get_param_importances(self._study)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            found = optuna.importance.get_param_importances(self._study)
+        # It warns where the trials are so alike that its shares are made up.
+        return {} if any(issubclass(warning.category, UserWarning) for warning in said) else found
 
     def _coded(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {field: json.dumps(value) if self._spans[field].choices else value for field, value in values.items()}
