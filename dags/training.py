@@ -5,15 +5,19 @@ Runs when `decide` asks for it (asset `classy_retrain`), every Monday, or **by h
 | task | does |
 |---|---|
 | snapshot | freezes the training set as of a time: only what was known then |
-| train / optimize | fits each candidate, exports it to ONNX and checks the export |
+| search | looks for better values of a candidate's fields, where the recipe has a space of it: one instance a candidate |
+| candidates | lists what is fitted: the candidates that were asked for, each of their seeds, with the values that were chosen |
+| fit: train / optimize | fits each of them, exports it to ONNX and checks the export: one instance a fit, by name |
 | evaluate | the best contender against the champion on the same held-out rows: PROMOTE, HOLD or INSUFFICIENT DATA. **Model version** has all a reviewer needs |
 | approve | waits for a person, if the form or the recipe asks for it: *Required Actions*, or tags on the version in MLflow |
 | promote | makes it the champion; a contender that the judge or a person refused ends here as skipped |
 
-A training that is killed resumes at its last epoch when it is retried. The same request twice trains once.
+A training that is killed resumes at its last epoch when it is retried, a search at its last trial. The same request twice
+trains once.
 """
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task, task_group
 from classy_approval import FORM, Approval, as_arguments
@@ -28,6 +32,7 @@ from wiring import (
     as_utc,
     extras,
     linked,
+    receipts,
     run_step,
     skip_unless,
 )
@@ -37,6 +42,9 @@ from pipelines.recipe import family_of
 WEEKLY = AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 6 * * 1", timezone="UTC"), assets=[RETRAIN])
 LONGEST = timedelta(minutes=RECIPE.budget.train_minutes) + DEFAULTS["execution_timeout"]
 """Of a training task: its budget ends it in order, the timeout only if that hangs."""
+LONGEST_SEARCH = timedelta(minutes=RECIPE.search.minutes) + DEFAULTS["execution_timeout"]
+SPACES = list(RECIPE.search.space)
+"""Candidates that are searched before they are trained."""
 NAMES = [candidate.name for candidate in RECIPE.candidates]
 
 
@@ -71,6 +79,18 @@ NAMES = [candidate.name for candidate in RECIPE.candidates]
             examples=NAMES,
             title="Candidates",
             description="Which of the recipe's candidates to fit.",
+        ),
+        **(
+            {
+                "search": Param(
+                    True,
+                    type="boolean",
+                    title="Search first",
+                    description=f"Look for better values of {', '.join(SPACES)} before the training. No: the recipe's.",
+                )
+            }
+            if SPACES
+            else {}
         ),
         "epochs": Param(
             None, type=["null", "integer"], minimum=1, title="Epochs", description="Empty: each candidate's own."
@@ -108,28 +128,54 @@ def training() -> None:
         skip_unless(receipt["ok"], f"not enough to learn from: {'; '.join(receipt['reasons'])}")
         return {**receipt, "run_key": run_key, "reason": request["reason"]}
 
-    def fit(name: str):
-        @task_group(group_id=name)
-        def group(snapped):
-            @task(pool=SETTINGS.training_pool, execution_timeout=LONGEST)
-            def train(snapped: dict, params: dict) -> dict:
-                skip_unless(family_of(name) in params["candidates"], f"{name} was not asked for")
-                return run_step(
-                    "train", snapshot_uri=snapped["snapshot_uri"], run_key=snapped["run_key"], candidate=name,
-                    epochs=params["epochs"], budget_minutes=params["budget_minutes"],
-                )  # fmt: skip
+    # A group of one task: a task that is mapped by itself loses its button.
+    @task_group(group_id="search")
+    def look(candidate, snapped):
+        @task(
+            pool=SETTINGS.training_pool,
+            execution_timeout=LONGEST_SEARCH,
+            map_index_template="{{ task.op_kwargs['candidate'] }}",
+        )
+        def search(candidate: str, snapped: dict, params: dict) -> dict:
+            skip_unless(params["search"], "no search was asked for")
+            skip_unless(candidate in params["candidates"], f"{candidate} was not asked for")
+            return run_step(
+                "search", snapshot_uri=snapped["snapshot_uri"], run_key=snapped["run_key"], candidate=candidate
+            )
 
-            @task
-            def optimize(trained: dict) -> dict:
-                return run_step("optimize", run_id=trained["run_id"])
+        return linked(search(candidate=candidate, snapped=snapped), run_url="MLflow run")
 
-            return optimize(linked(train(snapped), run_url="MLflow run"))
+    # What was not asked for is skipped, and the others go on: the snapshot's success is the one that is needed.
+    @task(trigger_rule="none_failed_min_one_success")
+    def candidates(snapped: dict, searched: Any, params: dict) -> list:
+        chosen = {receipt["candidate"]: receipt["chosen"] for receipt in receipts(searched)}
+        asked = [name for name in RECIPE.fits if family_of(name) in params["candidates"]]
+        skip_unless(bool(asked), "no candidate was asked for")
+        return [{"candidate": name, "chosen": chosen.get(family_of(name), {})} for name in asked]
 
-        return group
+    @task_group
+    def fit(asked, snapped):
+        @task(
+            pool=SETTINGS.training_pool,
+            execution_timeout=LONGEST,
+            map_index_template="{{ task.op_kwargs['asked']['candidate'] }}",
+        )
+        def train(asked: dict, snapped: dict, params: dict) -> dict:
+            return run_step(
+                "train", snapshot_uri=snapped["snapshot_uri"], run_key=snapped["run_key"],
+                epochs=params["epochs"], budget_minutes=params["budget_minutes"], **asked,
+            )  # fmt: skip
+
+        @task(map_index_template="{{ task.op_kwargs['trained']['candidate'] }}")
+        def optimize(trained: dict) -> dict:
+            return run_step("optimize", run_id=trained["run_id"])
+
+        return optimize(trained=linked(train(asked=asked, snapped=snapped), run_url="MLflow run"))
 
     @task(trigger_rule="none_failed_min_one_success")
-    def evaluate(snapped: dict, optimized: list) -> dict:
-        run_ids = [receipt["run_id"] for receipt in optimized if receipt]
+    def evaluate(snapped: dict, optimized: Any) -> dict:
+        run_ids = [receipt["run_id"] for receipt in receipts(optimized)]
+        skip_unless(bool(run_ids), "nothing was fitted")
         return run_step("evaluate", run_ids=run_ids, snapshot_uri=snapped["snapshot_uri"], run_key=snapped["run_key"])
 
     @task
@@ -142,8 +188,9 @@ def training() -> None:
         return receipt
 
     snapped = snapshot()
+    searched = look.partial(snapped=snapped).expand(candidate=SPACES) if SPACES else []
     evaluated = linked(
-        evaluate(snapped, [fit(name)(snapped) for name in RECIPE.fits]),
+        evaluate(snapped, fit.partial(snapped=snapped).expand(asked=candidates(snapped, searched))),
         run_url="MLflow run",
         version_url="Model version",
     )

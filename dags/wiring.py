@@ -6,6 +6,7 @@ Nothing here imports a step before a task runs, so the folder parses without tor
 import importlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
@@ -103,6 +104,13 @@ def skip_unless(wanted: bool, reason: str) -> None:
     """End the task as skipped, and with it what follows, by a verdict that is not an error."""
     if not wanted:
         raise AirflowSkipException(reason)
+
+
+def receipts(pulled: Any) -> list[dict[str, Any]]:
+    """What the instances of a mapped group returned. Airflow gives that of one alone without a list, of none as None."""
+    if pulled is None:
+        return []
+    return [pulled] if isinstance(pulled, Mapping) else [receipt for receipt in pulled if receipt]
 
 
 def extras(asset: Asset) -> list[dict[str, Any]]:

@@ -23,13 +23,14 @@ from pipelines import (
     prepare,
     promote,
     score,
+    search,
     snapshot,
     train,
     validate,
 )
 from pipelines.errors import ClassyError
 from pipelines.models.evidence import end_of
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, family_of
 from pipelines.settings import Settings
 
 FIRST = "first-champion"
@@ -118,9 +119,14 @@ class LocalStage:
         snapped = self._do(snapshot, as_of=known_by, drift_from=drift_from)
         if not snapped.ok:
             raise ClassyError(f"not enough to learn from as of {known_by}: {'; '.join(snapped.reasons)}")
+        chosen = {
+            name: self._do(search, snapshot_uri=snapped.snapshot_uri, candidate=name, run_key=run_key).chosen
+            for name in self.recipe.search.space
+        }
         run_ids = []
         for name in self.recipe.fits:
-            trained = self._do(train, snapshot_uri=snapped.snapshot_uri, candidate=name, run_key=run_key)
+            asked = {"candidate": name, "run_key": run_key, "chosen": chosen.get(family_of(name))}
+            trained = self._do(train, snapshot_uri=snapped.snapshot_uri, **asked)
             run_ids.append(self._do(optimize, run_id=trained.run_id).run_id)
         judged = self._do(evaluate, run_ids=run_ids, snapshot_uri=snapped.snapshot_uri, run_key=run_key)
         self.say(f"judge: {judged.verdict}: {' '.join(judged.reasons)}")

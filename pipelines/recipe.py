@@ -14,9 +14,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipelines.errors import ClassyError
+from pipelines.search_sections import Search, check_spaces
 from pipelines.sections import (
     Behaviour,
     Features,
@@ -63,6 +64,7 @@ class Recipe(Section):
     features: Features = Features()
     snapshot: Snapshot = Snapshot()
     candidates: tuple[Candidate, ...] = Field(min_length=1)
+    search: Search = Search()
     input: Input = Input()
     budget: Budget = Budget()
     gates: Gates = Gates()
@@ -82,6 +84,14 @@ class Recipe(Section):
         if taken := [name for name in names if SEED.match(name)]:
             raise ValueError(f"{taken[0]} ends like a further seed of a candidate; name it without -seed and a number")
         return candidates
+
+    @field_validator("search")
+    @classmethod
+    def _spaces_are_of_candidates(cls, search: Search, given: ValidationInfo) -> Search:
+        # Where the candidates are wrong themselves, that is said first.
+        if "candidates" in given.data:
+            check_spaces(search, given.data["candidates"])
+        return search
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Recipe":

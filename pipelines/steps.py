@@ -1,7 +1,7 @@
 """The names of the steps."""
 
 STEPS = (
-    "gather", "validate", "prepare", "materialize", "snapshot", "train", "optimize", "evaluate", "promote",
+    "gather", "validate", "prepare", "materialize", "snapshot", "search", "train", "optimize", "evaluate", "promote",
     "rollback", "score", "monitor", "decide",
 )  # fmt: skip
 """Every step, in the order of the loop. `classy STEP` and the DAG tasks have these names."""

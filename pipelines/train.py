@@ -3,22 +3,29 @@
 classy train --snapshot-uri var/data/snapshots/0123456789abcdef --run-key 2026-03-07 --candidate resnet
 """
 
-import errno
+import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
-from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
-from pipelines import files
 from pipelines.data.encoded import decoder
-from pipelines.data.images import spec_of
-from pipelines.data.snapshots import read_snapshot
+from pipelines.data.snapshots import need_fit, need_images, read_snapshot
 from pipelines.errors import ClassyError
 from pipelines.models import fitting, tracking
-from pipelines.models.runs import RunBook, finished_receipt, git_commit, open_run
+from pipelines.models.runs import (
+    RunBook,
+    alone,
+    cost_of,
+    finished_receipt,
+    given_of,
+    open_run,
+    state_folder,
+    tags_of,
+)
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from pipelines.training_sections import Candidate
@@ -54,51 +61,34 @@ def run(
     run_key: str,
     epochs: int | None = None,
     budget_minutes: float | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train to the end, from the last finished epoch of a killed run. A finished run gives its receipt again.
 
+    Args:
+        chosen: values of the candidate's fields instead of the recipe's, as `classy search` chose them.
+
     Raises:
-        ClassyError: no such snapshot or candidate, a snapshot that is not fit to train on, MLflow not reachable,
-            another process trains this now, or the disk is full.
+        ClassyError: no such snapshot or candidate, a snapshot that is not fit to train on, a chosen value that its
+            field cannot have, MLflow not reachable, another process trains this now, or the disk is full.
         FitError, BuildError: the candidate cannot be trained as the recipe says.
     """
-    chosen = fitting.choose(recipe, candidate, epochs)
+    picked = fitting.choose(recipe, candidate, epochs, chosen or {})
     if budget_minutes is not None and not budget_minutes > 0:
         raise ClassyError(f"budget_minutes={budget_minutes}: must be more than 0")
-    manifest = files.need_manifest(snapshot_uri, "snapshot")
-    if not manifest["ok"]:
-        raise ClassyError(f"{snapshot_uri}: is not fit to train on: {'; '.join(manifest['reasons'])}")
+    need_fit(snapshot_uri)
     client = tracking.connect(settings)
     state = state_folder(settings, run_key, candidate)
-    try:
-        with FileLock(state / "lock", timeout=0), tracking.answering(settings):
-            return _train(settings, recipe, chosen, client, state, snapshot_uri, run_key, budget_minutes)
-    except Timeout:
-        progress = state / "progress.json"
-        raise ClassyError(
-            f"run key {run_key}, candidate {candidate}: another process is training it now; see {progress}"
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ClassyError(
-            f"{state}: the disk is full; free some space and run it again, it goes on at its last finished epoch"
-        ) from error
-
-
-def state_folder(settings: Settings, run_key: str, candidate: str) -> Path:
-    """Where a training keeps its checkpoint and progress.json on this machine; made if it is not there."""
-    if run_key in ("", ".", ".."):
-        raise ClassyError(f"run_key={run_key!r}: names no training; give it a date or a word")
-    folder = settings.home / "runs" / quote(run_key, safe=":+@ ") / candidate
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with alone(settings, state, f"run key {run_key}, candidate {candidate}"):
+        text = json.dumps(dict(chosen or {}), sort_keys=True)
+        return _train(settings, recipe, picked, text, client, state, snapshot_uri, run_key, budget_minutes)
 
 
 def _train(
     settings: Settings,
     recipe: Recipe,
-    chosen: Candidate,
+    candidate: Candidate,
+    chosen: str,
     client: MlflowClient,
     state: Path,
     snapshot_uri: str,
@@ -106,42 +96,29 @@ def _train(
     budget_minutes: float | None,
 ) -> Trained:
     data = read_snapshot(settings, snapshot_uri)
-    found = tracking.find_run(client, run_key, chosen.name)
+    found = tracking.find_run(client, run_key, candidate.name)
     receipt = finished_receipt(found)
     if found is not None and receipt is not None:
         known = found.data.tags.get(tracking.SNAPSHOT_ID)
         if known != data.snapshot_id:
             raise ClassyError(
-                f"run key {run_key}: {chosen.name} was trained under it on snapshot {known}, not {data.snapshot_id}; "
+                f"run key {run_key}: {candidate.name} was trained under it on snapshot {known}, not "
+                f"{data.snapshot_id}; a run key names one training, give this one another"
+            )
+        before = found.data.params.get("chosen", "{}")
+        if before != chosen:
+            raise ClassyError(
+                f"run key {run_key}: {candidate.name} was trained under it with chosen values {before}, not {chosen}; "
                 "a run key names one training, give this one another"
             )
         return Trained(**receipt)
-    if data.meta["spec_hash"] != spec_of(recipe).digest():
-        raise ClassyError(
-            f"{snapshot_uri}: its images are {data.meta['spec_hash']}, the recipe's [image] makes "
-            f"{spec_of(recipe).digest()}; run `classy prepare` for each day and `classy snapshot` again"
-        )
-    planned = fitting.plan(settings, recipe, chosen, data, minutes=budget_minutes)
+    need_images(recipe, data, snapshot_uri)
+    planned = fitting.plan(settings, recipe, candidate, data, minutes=budget_minutes)
     tags = {
         tracking.RUN_KEY: run_key,
-        tracking.CANDIDATE: chosen.name,
-        tracking.SNAPSHOT_ID: data.snapshot_id,
-        tracking.SNAPSHOT_URI: snapshot_uri,
-        tracking.RECIPE: recipe.name,
-        "mlflow.user": settings.actor,
-        "mlflow.source.name": "classy train",
-        **git_commit(),
+        **tags_of(settings, recipe, candidate.name, data, snapshot_uri, by="classy train"),
     }
-    given = {
-        **planned.parameters(),
-        "snapshot_id": data.snapshot_id,
-        "as_of": data.meta["as_of"],
-        "recipe": recipe.name,
-        "recipe_hash": recipe.digest(),
-        "price_per_hour": recipe.budget.price_per_hour,
-        "currency": recipe.budget.currency,
-        **{f"rows_{name}": count for name, count in data.counts.items()},
-    }
+    given = {**planned.parameters(), "chosen": chosen, **given_of(recipe, data)}
     book = open_run(client, found, state=state, data=data, tags=tags, parameters=given)
     try:
         # `auto` is not offered it: the shards are decoded already, and a trial would leave a day's photos in the cache.
@@ -150,11 +127,11 @@ def _train(
     except (FitError, BuildError) as error:
         book.fail(error)
         raise
-    return _finish(settings, book, planned, outcome, recipe.budget.price_per_hour)
+    return _finish(settings, recipe, book, planned, outcome)
 
 
 def _finish(
-    settings: Settings, book: RunBook, planned: fitting.Plan, outcome: fitting.Outcome, price_per_hour: float
+    settings: Settings, recipe: Recipe, book: RunBook, planned: fitting.Plan, outcome: fitting.Outcome
 ) -> Trained:
     receipt = Trained(
         run_id=book.run_id,
@@ -177,10 +154,10 @@ def _finish(
         "temperature": outcome.temperature,
         "best_epoch": outcome.best_epoch,
         "train_seconds": outcome.seconds,
-        "train_cost": outcome.seconds / 3600 * price_per_hour,
+        "train_cost": cost_of(recipe, outcome.seconds),
         "gpu_hours": outcome.seconds / 3600 if planned.device.type == "cuda" else 0.0,
         "budget_saved_seconds": saved,
-        "budget_saved_cost": saved / 3600 * price_per_hour,
+        "budget_saved_cost": cost_of(recipe, saved),
         "planned_epochs": outcome.planned,
         "model_parameters": sum(weight.numel() for weight in outcome.model.parameters()),
     }

@@ -66,7 +66,9 @@ class Question:
         return self.client.get(f"{self.path}/{task_id}")
 
     def states(self) -> dict[str, str | None]:
-        return {ti["task_id"]: ti["state"] for ti in self.client.get(self.path)["task_instances"]}
+        """Of a mapped task under its instance's name as well: `fit.train resnet`."""
+        found = self.client.get(self.path)["task_instances"]
+        return {f"{ti['task_id']} {ti['rendered_map_index'] or ''}".rstrip(): ti["state"] for ti in found}
 
     def text(self) -> str:
         return self.client.get(f"{self.path}/approve/-1/hitlDetails")["body"]
@@ -178,13 +180,34 @@ def test_the_loop_closes(told: Told) -> None:
     assert told.summary.accuracy_after > told.summary.accuracy_drifted
 
 
+def instance_of(told: Told, run_id: str, task_id: str, name: str) -> dict[str, Any]:
+    """One instance of a mapped task, by its name."""
+    path = f"/dags/classy_training/dagRuns/{run_id}/taskInstances/{task_id}/listMapped"
+    (found,) = [ti for ti in told.client.get(path)["task_instances"] if ti["rendered_map_index"] == name]
+    return found
+
+
+def receipt_of(told: Told, instance: dict[str, Any]) -> dict[str, Any]:
+    path = f"/dags/classy_training/dagRuns/{instance['dag_run_id']}/taskInstances/{instance['task_id']}/xcomEntries"
+    found = told.client.get(f"{path}/return_value", map_index=instance["map_index"], deserialize=True)["value"]
+    return json.loads(found) if isinstance(found, str) else found
+
+
 def test_a_killed_training_is_retried_and_resumes(told: Told) -> None:
     assert told.stage.killed_at_epoch >= 2
-    path = f"/dags/classy_training/dagRuns/{FIRST}/taskInstances/resnet.train"
-    assert told.client.get(path)["try_number"] == 2
-    receipt = told.client.get(f"{path}/xcomEntries/return_value", deserialize=True)["value"]
-    receipt = json.loads(receipt) if isinstance(receipt, str) else receipt
-    assert receipt["resumed_from"] >= told.stage.killed_at_epoch
+    killed = instance_of(told, FIRST, "fit.train", "resnet")
+    assert killed["try_number"] == 2
+    assert instance_of(told, FIRST, "fit.train", "baseline")["try_number"] == 1
+    assert receipt_of(told, killed)["resumed_from"] >= told.stage.killed_at_epoch
+
+
+def test_a_search_chooses_and_the_training_takes_it(told: Told) -> None:
+    found = receipt_of(told, instance_of(told, FIRST, "search.search", "resnet"))
+    assert found["chosen"] == {"lr": 5e-3}
+    trained = receipt_of(told, instance_of(told, FIRST, "fit.train", "resnet"))
+    mlflow = MlflowClient(told.stage.stack.mlflow_url, told.stage.stack.mlflow_url)
+    assert json.loads(mlflow.get_run(trained["run_id"]).data.params["chosen"]) == found["chosen"]
+    assert mlflow.get_run(found["run_id"]).data.tags["classy.search_key"] == FIRST
 
 
 def test_a_person_was_asked_with_the_judges_reasons_and_is_in_the_ledger(told: Told) -> None:
@@ -224,6 +247,10 @@ def test_the_links_of_a_task_lead_to_the_evidence(told: Told) -> None:
     links = told.client.get(path)["extra_links"]
     assert set(links) == {"MLflow run", "Model version"}
     assert all(url.startswith(told.stage.stack.mlflow_url) for url in links.values())
+    one = instance_of(told, FIRST, "fit.train", "resnet")
+    path = f"/dags/classy_training/dagRuns/{FIRST}/taskInstances/fit.train/links"
+    links = told.client.get(path, map_index=one["map_index"])["extra_links"]
+    assert links["MLflow run"].endswith(receipt_of(told, one)["run_id"])
 
 
 def test_a_rollback_by_form_puts_the_first_model_back(told: Told) -> None:
@@ -243,6 +270,8 @@ def test_a_planted_regression_is_held_and_production_stays(told: Told) -> None:
     planted = train_by_hand(told, "planted", window_days=2)
     settle(told, "the planted regression")
     states = planted.states()
+    fitted = {name for name in states if name.startswith("fit.")}
+    assert fitted == {"fit.train resnet", "fit.optimize resnet"}, "only what was asked for"
     assert (states["evaluate"], states["approve"], states["promote"]) == ("success", "skipped", "skipped")
     judged = told.store.decision("judge-planted")
     found = judgement.of_decision(judged)

@@ -22,25 +22,37 @@ dags = {{
         "tasks": {{t.task_id: {{"retries": t.retries, "pool": t.pool, "timeout": t.execution_timeout is not None,
                   "links": [l.name for l in t.operator_extra_links],
                   "outlets": [o.name for o in t.outlets],
+                  "mapped_by": getattr(t.get_closest_mapped_task_group(), "group_id", None),
+                  "label": t.map_index_template or "", "upstream": sorted(t.upstream_task_ids),
                   "callback": bool(t.on_failure_callback)}} for t in dag.tasks}},
     }} for dag in bag.dags.values()
 }}
-heavy = sorted({{"torch", "mlflow", "feast", "evidently", "pandas"}} & set(sys.modules))
+heavy = sorted({{"torch", "mlflow", "feast", "evidently", "pandas", "optuna"}} & set(sys.modules))
 print("RESULT " + json.dumps({{"dags": dags, "errors": bag.import_errors, "heavy": heavy}}))
 """
 
 
-@pytest.fixture(scope="module")
-def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    home = tmp_path_factory.mktemp("airflow")
+def parse(home: Path, recipe: str) -> dict:
     env = {**os.environ, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
            "PYTHONPATH": os.pathsep.join([str(ROOT / "dags"), str(ROOT / "dags" / "preload"), str(ROOT)]),
-           "CLASSY_HOME": str(home / "classy"), "CLASSY_TRAINING_POOL": "classy_training"}  # fmt: skip
+           "CLASSY_HOME": str(home / "classy"), "CLASSY_TRAINING_POOL": "classy_training",
+           "CLASSY_RECIPE": recipe}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(folder=str(ROOT / "dags"))], capture_output=True, text=True, env=env
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.split("RESULT ")[1])
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return parse(tmp_path_factory.mktemp("airflow"), "digits")
+
+
+@pytest.fixture(scope="module")
+def searching(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The same of a recipe with a search."""
+    return parse(tmp_path_factory.mktemp("airflow"), str(ROOT / "tests" / "recipes" / "airflow.toml"))
 
 
 def test_the_folder_parses_without_error_and_without_an_ml_import(parsed: dict) -> None:
@@ -80,6 +92,28 @@ def test_training_uses_its_pool_and_links_lead_to_the_evidence(parsed: dict) -> 
     assert {task["pool"] for task_id, task in tasks.items() if task_id.endswith(".train")} == {"classy_training"}
     assert tasks["evaluate"]["links"] == ["MLflow run", "Model version"]
     assert "Drift report" in parsed["dags"]["classy_scoring"]["tasks"]["monitor"]["links"]
+
+
+def test_candidates_are_mapped_instances_that_bear_their_names(parsed: dict) -> None:
+    tasks = parsed["dags"]["classy_training"]["tasks"]
+    assert {name for name, task in tasks.items() if task["mapped_by"] == "fit"} == {"fit.train", "fit.optimize"}
+    assert "candidate" in tasks["fit.train"]["label"]
+    assert "candidate" in tasks["fit.optimize"]["label"]
+    assert tasks["fit.train"]["links"] == ["MLflow run"]
+    assert tasks["fit.train"]["upstream"] == ["candidates", "snapshot"]
+    assert tasks["evaluate"]["upstream"] == ["fit.optimize", "snapshot"]
+
+
+def test_a_search_goes_before_the_training_where_the_recipe_has_one(parsed: dict, searching: dict) -> None:
+    assert not [name for name in parsed["dags"]["classy_training"]["tasks"] if "search" in name]
+    assert searching["errors"] == {}
+    assert searching["heavy"] == []
+    training = searching["dags"]["classy_training"]
+    search = training["tasks"]["search.search"]
+    assert (search["mapped_by"], search["pool"], search["links"]) == ("search", "classy_training", ["MLflow run"])
+    assert search["retries"] > 0
+    assert training["tasks"]["candidates"]["upstream"] == ["search.search", "snapshot"]
+    assert "search" in training["params"]
 
 
 def test_the_loop_is_closed_by_assets(parsed: dict) -> None:

@@ -43,7 +43,8 @@ def test_the_starter_s_alternatives_are_right_as_well() -> None:
         assert Recipe.model_validate({**given, "source": source}).source.kind == source["kind"]
     names = (
         "aliases", "sender_pattern", "seeds", "patience", "ema", "progressive", "compile", "[input]", "pipeline",
-        "gpu_hours", "price_per_hour", "money", "slice_columns", "require",
+        "gpu_hours", "price_per_hour", "money", "slice_columns", "require", "[search]", "trials", "minutes",
+        "[search.space", "lr = { low", "width = { low", "batch = {",
     )  # fmt: skip
     optional = [line[2:] for line in text.splitlines() if line.startswith(tuple(f"# {name}" for name in names))]
     assert len(optional) == len(names)
@@ -54,6 +55,7 @@ def test_the_starter_s_alternatives_are_right_as_well() -> None:
     assert recipe.taxonomy.aliases["kitten"] == "cat"
     assert (recipe.gates.require, recipe.fits[-1]) == ("not_worse", "resnet-seed3")
     assert (recipe.input.pipeline, recipe.budget.money) == ("shards", 10.0)
+    assert list(recipe.search.space["resnet"]) == ["lr", "width", "batch"]
 
 
 def test_digits_drifts_on_its_eleventh_day(settings: Settings) -> None:
@@ -115,12 +117,43 @@ def test_each_wrong_field_is_named(tmp_path: Path) -> None:
         ("[budget]", '[input]\npipeline = "fast"\n\n[budget]', "input.pipeline = 'fast'"),
         ("blocks = [1, 1]", "progressive = 0.1", "progressive = 0.1"),
         ("blocks = [1, 1]", "ema = 1", "ema = 1"),
+        ("[budget]", "[search]\ntrials = 0\n\n[budget]", "search.trials = 0"),
+        ("[budget]", "[search]\nminutes = 0\n\n[budget]", "search.minutes = 0"),
     ],
 )
 def test_one_wrong_thing(tmp_path: Path, old: str, new: str, says: str) -> None:
     text = (RECIPES / "digits.toml").read_text()
     assert old in text
     assert says in wrong(tmp_path, text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ("resnet]\nlr = { low = 0, high = 0.1 }", "search.space.resnet.lr.low = 0.0: Input should be"),
+        ("resnet]\nlr = { low = 0.1, high = 0.01 }", "search.space.resnet.lr: low=0.1 is above high=0.01"),
+        ("resnet]\nlr = { low = 1 }", "search.space.resnet.lr: has no choices and no bounds"),
+        ("resnet]\nlr = { low = 1, high = 2, choices = [1] }", "has choices and bounds"),
+        ("resnet]\nlr = { choices = [] }", "give `low` and `high`, or at least one of `choices`"),
+        ("resnet]\nlr = { choices = [0.1, 0.1] }", "one is listed twice"),
+        ("resnet]\nbatch = { choices = [32, 1] }", "search.space.resnet.batch.choices.1 = 1: Input should"),
+        ("resnet]\nblocks = { choices = [[1], 1] }", "search.space.resnet.blocks.choices.1 = 1: Input"),
+        ("resnet]\nwidht = { low = 8, high = 16 }", "search.space.resnet.widht: no such field of candidate"),
+        ("resnet]\nwidth = { low = 8, high = 16.5 }", "search.space.resnet.width.high = 16.5: Input should"),
+        ("resnet]\nwidth = { low = 8, high = 16, step = 0.5 }", "search.space.resnet.width.step = 0.5"),
+        ("resnet]\nwidth = { low = 8, high = 16, step = 3 }", "steps of 3 from 8 do not lead to high=16"),
+        ("resnet]\nwidth = { low = 8, high = 16, step = 4, log = true }", "has step and log"),
+        ("resnet]\nshift = { low = 0, high = 0.5, log = true }", "log needs low above 0"),
+        ("resnet]\nflip = { low = 0, high = 1 }", "give choices = [false, true]"),
+        ("resnet]\nseed = { low = 0, high = 9 }", "search.space.resnet.seed: cannot be searched: a better"),
+        ("resnet]\nkind = { choices = ['sklearn'] }", "give it a candidate of its own"),
+        ("resnet]\nepochs = { low = 1, high = 9 }", "a trial's length is search.epochs"),
+        ("resnext]\nlr = { low = 1, high = 2 }", "no such candidate; candidates are baseline, resnet"),
+        ("resnet]", "search.space.resnet = 'resnet': names no field"),
+    ],
+)  # fmt: skip
+def test_a_space_that_cannot_be_searched(tmp_path: Path, space: str, says: str) -> None:
+    assert says in wrong(tmp_path, f"{(RECIPES / 'digits.toml').read_text()}\n[search.space.{space}\n")
 
 
 def test_a_candidate_with_several_seeds_is_fitted_several_times(tmp_path: Path) -> None:

@@ -44,6 +44,16 @@ def as_time(text: str, hint: str) -> datetime:
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
+def as_values(text: str, hint: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no JSON: {error}", param_hint=hint) from None
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f'{text!r} names no fields; write {{"lr": 0.004}}', param_hint=hint)
+    return found
+
+
 def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 

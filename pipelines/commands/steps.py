@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.shared import DayOption, JsonOption, RecipeOption, RunKeyOption, as_day, as_time, run_step
+from pipelines.commands.shared import (
+    DayOption,
+    JsonOption,
+    RecipeOption,
+    RunKeyOption,
+    as_day,
+    as_time,
+    as_values,
+    run_step,
+)
 
 app = typer.Typer()
 STEPS = "Steps, in the order of the loop"
@@ -63,19 +72,40 @@ def snapshot(
 
 
 @app.command(rich_help_panel=STEPS)
+def search(
+    snapshot_uri: Annotated[str, typer.Option(help="A snapshot, as `snapshot` printed it.")],
+    run_key: RunKeyOption,
+    candidate: Annotated[str, typer.Option(help="A candidate that the recipe has a [search.space] of.")],
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Look for better values of a candidate's fields in the recipe's space; a killed search goes on where it was.
+
+    Each trial is an MLflow run under the search's run. `chosen` is what `classy train --chosen` takes.
+    """
+    run_step("search", recipe, json_, snapshot_uri=snapshot_uri, run_key=run_key, candidate=candidate)
+
+
+@app.command(rich_help_panel=STEPS)
 def train(
     snapshot_uri: Annotated[str, typer.Option(help="A snapshot, as `snapshot` printed it.")],
     run_key: RunKeyOption,
     candidate: Annotated[str, typer.Option(help="The name of one of the recipe's candidates.")],
     epochs: Annotated[int | None, typer.Option(help="Instead of the candidate's own.")] = None,
     budget_minutes: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
+    chosen: Annotated[
+        str,
+        typer.Option(
+            help="""Values of fields instead of the recipe's, such as '{"lr": 0.004}': what `search` chose."""
+        ),
+    ] = "{}",
     recipe: RecipeOption = "",
     json_: JsonOption = False,
 ) -> None:
     """Fit one candidate on one snapshot; a killed run goes on where it was."""
     run_step(
         "train", recipe, json_, snapshot_uri=snapshot_uri, run_key=run_key, candidate=candidate, epochs=epochs,
-        budget_minutes=budget_minutes,
+        budget_minutes=budget_minutes, chosen=as_values(chosen, "--chosen"),
     )  # fmt: skip
 
 

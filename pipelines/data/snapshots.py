@@ -201,6 +201,31 @@ def newest_as_of(settings: Settings) -> datetime:
     return datetime.combine(date.fromisoformat(days[-1]), time(), UTC) + timedelta(days=1)
 
 
+def need_fit(uri: str) -> None:
+    """Say why a snapshot must not be trained on.
+
+    Raises:
+        ClassyError: it is not there, or `classy snapshot` found it wanting.
+    """
+    manifest = files.need_manifest(uri, "snapshot")
+    if not manifest["ok"]:
+        raise ClassyError(f"{uri}: is not fit to train on: {'; '.join(manifest['reasons'])}")
+
+
+def need_images(recipe: Recipe, data: SnapshotData, uri: str) -> None:
+    """A snapshot's images must be what the recipe makes.
+
+    Raises:
+        ClassyError: they are others.
+    """
+    wanted = spec_of(recipe).digest()
+    if data.meta["spec_hash"] != wanted:
+        raise ClassyError(
+            f"{uri}: its images are {data.meta['spec_hash']}, the recipe's [image] makes {wanted}; "
+            "run `classy prepare` for each day and `classy snapshot` again"
+        )
+
+
 def read_snapshot(settings: Settings, uri: str) -> SnapshotData:
     """Open a snapshot that may be on another machine. Its shards are fetched, or read as they are wanted.
 

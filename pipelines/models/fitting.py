@@ -1,7 +1,7 @@
 """A candidate of the recipe, fitted: where the recipe's words become the training room's numbers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 
 from pipelines.errors import ClassyError
 from pipelines.recipe import Recipe
+from pipelines.search_sections import with_values
 from pipelines.settings import Settings
 from pipelines.training_sections import Candidate, Input, NetworkCandidate, ResnetCandidate, SklearnCandidate
 from training import metrics
@@ -81,13 +82,17 @@ class Outcome:
     input_why: str
 
 
-def choose(recipe: Recipe, name: str, epochs: int | None) -> Candidate:
-    """The recipe's candidate, with another number of epochs if one was asked for.
+def choose(recipe: Recipe, name: str, epochs: int | None, chosen: Mapping[str, Any] | None = None) -> Candidate:
+    """The recipe's candidate, with what was chosen for it and another number of epochs if one was asked for.
 
     Raises:
-        ClassyError: no such candidate, or no such number.
+        ClassyError: no such candidate, no such number, or a value that its field cannot have.
     """
     candidate = recipe.candidate(name)
+    try:
+        candidate = with_values(candidate, chosen or {})
+    except ValueError as error:
+        raise ClassyError(f"chosen values of {name}: {error}") from None
     if epochs is None or isinstance(candidate, SklearnCandidate):
         return candidate
     if epochs < 1:

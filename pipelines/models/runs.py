@@ -1,23 +1,29 @@
 """One training's MLflow run: begun, taken up again, written to, ended. Writing twice adds nothing."""
 
+import errno
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
+from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
 from pipelines import files
+from pipelines.errors import ClassyError
 from pipelines.models import tracking
 from pipelines.models.boundplot import draw_bound
-from pipelines.recipe import ROOT
+from pipelines.recipe import ROOT, Recipe
+from pipelines.settings import Settings
 from training.bounds import BoundReport
 from training.data import SnapshotData
 from training.options import Epoch
@@ -33,6 +39,36 @@ EPOCH_METRICS = {
     "lr": "epoch_lr",
     "seconds": "epoch_seconds",
 }
+
+
+def state_folder(settings: Settings, run_key: str, name: str) -> Path:
+    """Where a training keeps its checkpoint and progress.json on this machine; made if it is not there."""
+    if run_key in ("", ".", ".."):
+        raise ClassyError(f"run_key={run_key!r}: names no training; give it a date or a word")
+    folder = settings.home / "runs" / quote(run_key, safe=":+@ ") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def alone(settings: Settings, state: Path, what: str) -> Iterator[None]:
+    """Work in a state folder as the only process that does.
+
+    Raises:
+        ClassyError: another process works there, the disk is full, or MLflow went away.
+    """
+    try:
+        with FileLock(state / "lock", timeout=0), tracking.answering(settings):
+            yield
+    except Timeout:
+        progress = state / "progress.json"
+        raise ClassyError(f"{what}: another process is training it now; see {progress}") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ClassyError(
+            f"{state}: the disk is full; free some space and run it again, it goes on at its last finished epoch"
+        ) from error
 
 
 @dataclass(slots=True)
@@ -54,27 +90,28 @@ class RunBook:
         """The epoch's metrics at its step, once."""
         if epoch.epoch not in self.logged:
             values = {name: getattr(epoch, attribute) for attribute, name in EPOCH_METRICS.items()}
-            self._metrics(values, step=epoch.epoch)
+            self.log_figures(values, step=epoch.epoch)
             self.logged.add(epoch.epoch)
         self.note_progress(epoch.epoch)
 
-    def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def log_figures(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Metrics of the run, or of one of its epochs."""
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
 
     def log_bound(self, report: BoundReport, why: str) -> None:
         """What the steps were bound by: figures, words, a plot."""
-        self._metrics({f"bound_{name}": value for name, value in report.figures().items()})
+        self.log_figures({f"bound_{name}": value for name, value in report.figures().items()})
         for key, value in (("bound", report.bound), ("remedy", report.remedy), ("input", report.input), ("why", why)):
             self.client.set_tag(self.run_id, f"classy.bound.{key}", value)
         self.client.log_dict(self.run_id, {**report.to_json(), "input_why": why}, "bound/bound.json")
         figure = draw_bound(report)
         self.client.log_figure(self.run_id, figure, "bound/bound.png")
 
-    def finish(self, receipt: Any, figures: Mapping[str, float]) -> None:
+    def finish(self, receipt: Any, figures: Mapping[str, float], tag: str = tracking.TRAINED) -> None:
         """Final metrics and the receipt, then FINISHED: the order lets a kill in between be repeated."""
-        self._metrics(figures)
-        self.client.set_tag(self.run_id, tracking.TRAINED, json.dumps(asdict(receipt)))
+        self.log_figures(figures)
+        self.client.set_tag(self.run_id, tag, json.dumps(asdict(receipt)))
         self.client.set_terminated(self.run_id, "FINISHED")
 
     def fail(self, error: Exception) -> None:
@@ -82,11 +119,11 @@ class RunBook:
         self.client.set_terminated(self.run_id, "FAILED")
 
 
-def finished_receipt(run: Run | None) -> dict[str, Any] | None:
+def finished_receipt(run: Run | None, tag: str = tracking.TRAINED) -> dict[str, Any] | None:
     """What a run that is over gave back, or None."""
-    if run is None or run.info.status != "FINISHED" or tracking.TRAINED not in run.data.tags:
+    if run is None or run.info.status != "FINISHED" or tag not in run.data.tags:
         return None
-    return json.loads(run.data.tags[tracking.TRAINED])
+    return json.loads(run.data.tags[tag])
 
 
 def open_run(
@@ -97,20 +134,24 @@ def open_run(
     data: SnapshotData,
     tags: Mapping[str, str],
     parameters: Mapping[str, Any],
+    key: str = tracking.RUN_KEY,
 ) -> RunBook:
     """Begin a run, or take up `found`, which was not finished.
 
     An unfinished run of other parameters or another snapshot is set aside under a key of its own, so that what a
     run says of itself stays true.
+
+    Args:
+        key: the tag that the run is found by, beside its candidate.
     """
-    wanted = {name: json.dumps(value) if isinstance(value, list) else str(value) for name, value in parameters.items()}
-    if found is not None and not _same(found, wanted, tags):
-        aside = f"{tags[tracking.RUN_KEY]} (set aside {found.info.run_id[:8]})"
-        client.set_tag(found.info.run_id, tracking.RUN_KEY, aside)
+    wanted = as_params(parameters)
+    if found is not None and not is_of(found, wanted, tags[tracking.SNAPSHOT_ID]):
+        aside = f"{tags[key]} (set aside {found.info.run_id[:8]})"
+        client.set_tag(found.info.run_id, key, aside)
         client.set_terminated(found.info.run_id, "KILLED")
         found = None
     if found is None:
-        name = f"{tags[tracking.CANDIDATE]} {tags[tracking.RUN_KEY]}"
+        name = tags.get("mlflow.runName", f"{tags[tracking.CANDIDATE]} {tags[key]}")
         found = client.create_run(tracking.experiment_id(client), tags=dict(tags), run_name=name)
     elif found.info.status != "RUNNING":
         client.update_run(found.info.run_id, status="RUNNING")
@@ -125,8 +166,14 @@ def open_run(
     return book
 
 
-def _same(found: Run, wanted: Mapping[str, str], tags: Mapping[str, str]) -> bool:
-    if found.data.tags.get(tracking.SNAPSHOT_ID) != tags[tracking.SNAPSHOT_ID]:
+def as_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as MLflow's parameters, which are text."""
+    return {name: json.dumps(value) if isinstance(value, list) else str(value) for name, value in values.items()}
+
+
+def is_of(found: Run, wanted: Mapping[str, str], snapshot_id: str) -> bool:
+    """Whether a run is of this snapshot and these parameters, whatever the circumstances."""
+    if found.data.tags.get(tracking.SNAPSHOT_ID) != snapshot_id:
         return False
     given = {name: value for name, value in found.data.params.items() if name not in CIRCUMSTANCES}
     return all(wanted.get(name, value) == value for name, value in given.items())
@@ -151,6 +198,43 @@ def _system() -> dict[str, str]:
         "system.python": platform.python_version(),
         "system.torch": torch.__version__,
     }
+
+
+def tags_of(
+    settings: Settings, recipe: Recipe, candidate: str, data: SnapshotData, snapshot_uri: str, *, by: str
+) -> dict[str, str]:
+    """What a run on a snapshot is looked up by, but for its key.
+
+    Args:
+        by: the command that makes it.
+    """
+    return {
+        tracking.CANDIDATE: candidate,
+        tracking.SNAPSHOT_ID: data.snapshot_id,
+        tracking.SNAPSHOT_URI: snapshot_uri,
+        tracking.RECIPE: recipe.name,
+        "mlflow.user": settings.actor,
+        "mlflow.source.name": by,
+        **git_commit(),
+    }
+
+
+def given_of(recipe: Recipe, data: SnapshotData) -> dict[str, Any]:
+    """Parameters that say what a run stands on: the snapshot, the recipe, what an hour costs."""
+    return {
+        "snapshot_id": data.snapshot_id,
+        "as_of": data.meta["as_of"],
+        "recipe": recipe.name,
+        "recipe_hash": recipe.digest(),
+        "price_per_hour": recipe.budget.price_per_hour,
+        "currency": recipe.budget.currency,
+        **{f"rows_{name}": count for name, count in data.counts.items()},
+    }
+
+
+def cost_of(recipe: Recipe, seconds: float) -> float:
+    """In `budget.currency`."""
+    return seconds / 3600 * recipe.budget.price_per_hour
 
 
 def git_commit() -> dict[str, str]:

@@ -16,6 +16,7 @@ import mlflow
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.errors import ClassyError
@@ -38,6 +39,10 @@ GIT_DIRTY = "classy.git_dirty"
 """true: the code had changes that no commit has."""
 TRAINED = "classy.trained"
 """The receipt of training, as JSON: its presence says that training is over."""
+SEARCH_KEY = "classy.search_key"
+"""The run key of a search: its run and its trials are no training, and are not found by `classy.run_key`."""
+SEARCHED = "classy.searched"
+"""The receipt of a search, as JSON."""
 OPTIMIZED = "classy.optimized"
 """The receipt of packaging, as JSON."""
 PACKAGE_SHA256 = "classy.package_sha256"
@@ -137,16 +142,29 @@ def experiment_id(client: MlflowClient) -> str:
     return found.experiment_id
 
 
-def find_run(client: MlflowClient, run_key: str, candidate: str) -> Run | None:
+def find_run(client: MlflowClient, run_key: str, candidate: str, tag: str = RUN_KEY) -> Run | None:
     """The run of this candidate under this run key, in whatever state; the oldest where there are two."""
     found = client.search_runs(
         [experiment_id(client)],
-        filter_string=f"tags.`{RUN_KEY}` = {_quoted(run_key)} AND tags.`{CANDIDATE}` = {_quoted(candidate)}",
+        filter_string=f"tags.`{tag}` = {_quoted(run_key)} AND tags.`{CANDIDATE}` = {_quoted(candidate)}",
         run_view_type=ViewType.ACTIVE_ONLY,
         order_by=["attributes.start_time ASC"],
         max_results=1,
     )
     return found[0] if found else None
+
+
+def children(client: MlflowClient, run_id: str) -> list[Run]:
+    """The runs under a run, oldest first."""
+    return list(
+        client.search_runs(
+            [experiment_id(client)],
+            filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'",
+            run_view_type=ViewType.ACTIVE_ONLY,
+            order_by=["attributes.start_time ASC"],
+            max_results=2000,
+        )
+    )
 
 
 def _quoted(value: str) -> str:

@@ -79,9 +79,10 @@ class AirflowClient:
         path = f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances"
         for ti in self.get(path)["task_instances"]:
             if ti["state"] == "failed":
-                log = self.get(f"{path}/{ti['task_id']}/logs/{ti['try_number']}")
+                log = self.get(f"{path}/{ti['task_id']}/logs/{ti['try_number']}", map_index=ti["map_index"])
                 lines = "\n".join(f"    {line}" for line in _log_lines(log)[-15:])
-                return f"{run['dag_id']}.{ti['task_id']} failed in run {run['dag_run_id']}. Its log ends:\n{lines}"
+                one = f" ({ti['rendered_map_index'] or ti['map_index']})" if ti["map_index"] >= 0 else ""
+                return f"{run['dag_id']}.{ti['task_id']}{one} failed in run {run['dag_run_id']}. Its log ends:\n{lines}"
         return f"{run['dag_id']} run {run['dag_run_id']} failed without a failed task"
 
     def work_done(self) -> tuple[int, float]:
@@ -93,7 +94,7 @@ class AirflowClient:
         total = 0.0
         for entry in entries:
             path = f"/dags/{entry['dag_id']}/dagRuns/{entry['run_id']}/taskInstances/{entry['task_id']}/xcomEntries"
-            total += float(self.get(f"{path}/work_s")["value"])
+            total += float(self.get(f"{path}/work_s", map_index=entry["map_index"])["value"])
         return len(ran), total
 
 
