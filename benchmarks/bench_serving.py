@@ -83,7 +83,7 @@ def measure(
 
     Args:
         quick: tries everything for a moment; its figures mean nothing and are recorded as `serving-quick`.
-        only: peers by name; default: all.
+        only: peers by name; default: all. What was measured before of others stays.
         network: another one than the recipe's; then the photos' figures alone, recorded as `serving-NETWORK`.
     """
     made = world.settle(network)
@@ -106,7 +106,8 @@ def measure(
     for name, why in missing.items():
         say(f"missing: {name}: {why}")
     name = "serving" if network == "compact" else f"serving-{network}"
-    record(f"{name}-quick" if quick else name, rows, missing=missing, load=list(os.getloadavg()))
+    name = f"{name}-quick" if quick else name
+    record(name, rows, beside=bool(only), missing=missing, load=list(os.getloadavg()))
     return [row.as_json() for row in rows]
 
 

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,9 @@ import numpy as np
 import torch
 
 from benchmarks import plain_training, training_photos
-from benchmarks.record import Row, record
+from benchmarks.record import Row, before, record
 from benchmarks.training_photos import Photos
 from pipelines.recipe import load_recipe
-from pipelines.settings import load_settings
 from training.baseline import standardise
 from training.fit import Fit, Fitted
 from training.inputs import pick_input
@@ -328,22 +326,12 @@ def measure(size: Size, only: list[str], data: list[str], say: Callable[[str], N
 
 def keep(rows: list[Row], more: dict[str, Any]) -> Path:
     """Write it, beside what an earlier call measured and this one did not."""
-    path = load_settings().home / "bench" / "training.json"
-    before: dict[str, Any] = {}
-    with suppress(FileNotFoundError):
-        before = json.loads(path.read_text())
-    names = {row.name for row in rows}
-    for part, entries in more.items():
+    there = before("training")
+    for part in ("features", "accuracy"):
+        entries = more.get(part, [])
         new = {entry["data"] for entry in entries}
-        more[part] = [entry for entry in before.get(part, []) if entry["data"] not in new] + entries
-    derived = {"ratio", "holds"}
-    old = [
-        Row(**{key: value for key, value in row.items() if key not in derived})
-        for row in before.get("rows", [])
-        if row["name"] not in names
-    ]
-    kept = {name: before[name] for name in ("features", "accuracy") if name in before}
-    return record("training", [*old, *rows], **{**kept, **more})
+        more[part] = [entry for entry in there.get(part, []) if entry["data"] not in new] + entries
+    return record("training", rows, beside=True, **more)
 
 
 def main() -> None:

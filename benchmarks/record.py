@@ -6,7 +6,7 @@ import platform
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -36,15 +36,35 @@ class Row:
         return {**asdict(self), "ratio": round(ratio, 3), "holds": ratio >= self.goal}
 
 
-def record(name: str, rows: list[Row], **more: object) -> Path:
-    """Write the rows with the machine and the commit they were measured on; `more` is for readers."""
+def before(name: str) -> dict[str, Any]:
+    """What was recorded last under this name; nothing where nothing was."""
+    try:
+        return json.loads(_path(name).read_text())
+    except FileNotFoundError:
+        return {"rows": []}
+
+
+def record(name: str, rows: list[Row], *, beside: bool = False, **more: object) -> Path:
+    """Write the rows with the machine and the commit they were measured on; `more` is for readers.
+
+    Args:
+        beside: rows of other names that were recorded before stay: only a part was measured.
+    """
     memory = psutil.virtual_memory().total / 2**30
     cores = len(os.sched_getaffinity(0))
     machine = f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    path = load_settings().home / "bench" / f"{name}.json"
-    found = {"machine": machine, "commit": commit.stdout.strip(), "rows": [row.as_json() for row in rows], **more}
-    write_text(str(path), json.dumps(found, indent=1))
-    return path
+    names = {row.name for row in rows}
+    kept = [row for row in before(name)["rows"] if beside and row["name"] not in names]
+    given = [*kept, *(row.as_json() for row in rows)]
+    write_text(
+        str(_path(name)),
+        json.dumps({"machine": machine, "commit": commit.stdout.strip(), "rows": given, **more}, indent=1),
+    )
+    return _path(name)
+
+
+def _path(name: str) -> Path:
+    return load_settings().home / "bench" / f"{name}.json"
