@@ -96,13 +96,13 @@ def _search(
 ) -> Searched:
     data = read_snapshot(settings, snapshot_uri)
     found = tracking.find_run(client, run_key, candidate.name, tracking.SEARCH_KEY)
-    given = {**_asked(recipe, candidate), **given_of(recipe, data)}
+    asked = _asked(recipe, candidate)
     receipt = finished_receipt(found, tracking.SEARCHED)
     if found is not None and receipt is not None:
-        if not is_of(found, as_params(given), data.snapshot_id):
+        if not is_of(found, as_params(asked), data.snapshot_id):
             raise ClassyError(
-                f"run key {run_key}: {candidate.name} was searched under it with another recipe or snapshot (MLflow "
-                f"run {found.info.run_id}); a run key names one search, give this one another"
+                f"run key {run_key}: {candidate.name} was searched under it in another space or on another "
+                f"snapshot (MLflow run {found.info.run_id}); a run key names one search, give this one another"
             )
         return Searched(**receipt)
     need_images(recipe, data, snapshot_uri)
@@ -112,6 +112,7 @@ def _search(
         MLFLOW_RUN_NAME: f"search of {candidate.name} {run_key}",
         **tags_of(settings, recipe, candidate.name, data, snapshot_uri, by="classy search"),
     }
+    given = {**asked, **given_of(recipe, data)}
     book = open_run(client, found, state=state, data=data, tags=tags, parameters=given, key=tracking.SEARCH_KEY)
     ground = Ground(
         settings=settings,

@@ -25,9 +25,9 @@ FIXED = {
 class Span(Section):
     """Where a field's value is looked for: from `low` to `high`, or one of `choices`."""
 
-    low: float | None = None
-    high: float | None = None
-    step: float | None = Field(default=None, gt=0)
+    low: float | None = Field(default=None, allow_inf_nan=False)
+    high: float | None = Field(default=None, allow_inf_nan=False)
+    step: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Only every so much, from `low` on."""
     log: bool = False
     """Evenly over orders of magnitude: for a learning rate."""
@@ -58,11 +58,19 @@ class Span(Section):
     def holds(self, value: Any) -> bool:
         """Whether a value of the field lies in it."""
         if self.choices:
-            return (list(value) if isinstance(value, tuple) else value) in self.choices
+            return _plain(value) in self.choices
         if self.low is None or self.high is None or not self.low <= value <= self.high:
             return False
         steps = 0.0 if self.step is None else (value - self.low) / self.step
         return math.isclose(steps, round(steps), abs_tol=1e-9)
+
+    def choice(self, value: Any) -> Any:
+        """A value as it is written among the choices: 1 for 1.0."""
+        return self.choices[self.choices.index(_plain(value))]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 class Search(Section):

@@ -144,6 +144,35 @@ def test_a_baseline_can_be_searched_as_well(settings: Settings, snapshot: str) -
     assert 1e-6 <= receipt.chosen["c"] <= 1
 
 
+def test_a_choice_may_be_written_as_another_kind_of_number(settings: Settings, snapshot: str) -> None:
+    recipe = Recipe.model_validate(
+        {**TINY, "candidates": [{"name": "baseline", "kind": "sklearn", "c": 1.0}],
+         "search": {"trials": 2, "space": {"baseline": {"c": {"choices": [1, 0.5]}, "pixels": {"choices": [8.0]}}}}}
+    )  # fmt: skip
+    receipt = look(settings, recipe, snapshot, candidate="baseline")
+    assert trials(settings, receipt)[0].values == {"c": 1, "pixels": 8}
+    given = {"snapshot_uri": snapshot, "run_key": KEY, "candidate": "baseline"}
+    assert train.run(settings, recipe, **given, chosen=receipt.chosen).epochs == 1
+
+
+def test_an_architecture_that_is_not_there_is_a_failed_trial(settings: Settings, snapshot: str) -> None:
+    space = {"architecture": {"choices": ["mobilenet_v3_small", "mobilenet_v9"]}}
+    recipe = Recipe.model_validate(
+        {**TINY, "candidates": [{"name": "tv", "kind": "torchvision", "architecture": "mobilenet_v9"}],
+         "search": {"trials": 2, "epochs": 1, "seed": 1, "space": {"tv": space}}}
+    )  # fmt: skip
+    receipt = look(settings, recipe, snapshot, candidate="tv")
+    assert receipt.chosen == {"architecture": "mobilenet_v3_small"}
+    assert "mobilenet_v9" in trials(settings, receipt)[0].error
+
+
+def test_another_recipe_elsewhere_is_the_same_search(settings: Settings, snapshot: str) -> None:
+    recipe = searching({"lr": {"choices": [GOOD]}}, trials=1, epochs=1)
+    first = look(settings, recipe, snapshot)
+    gates = recipe.gates.model_copy(update={"margin": 0.2})
+    assert look(settings, recipe.model_copy(update={"gates": gates}), snapshot) == first
+
+
 def test_golden_and_fresh_rows_are_not_looked_at(
     settings: Settings, snapshot: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +239,7 @@ def test_twice_searches_once(settings: Settings, snapshot: str) -> None:
     client = tracking.connect(settings)
     assert len(client.search_runs([tracking.experiment_id(client)])) == 3
     other = searching({"lr": {"choices": [GOOD, 0.01]}}, trials=2, epochs=1)
-    with pytest.raises(ClassyError, match="searched under it with another recipe or snapshot"):
+    with pytest.raises(ClassyError, match="searched under it in another space or on another"):
         look(settings, other, snapshot)
 
 

@@ -88,7 +88,11 @@ class Study:
         return {} if any(issubclass(warning.category, UserWarning) for warning in said) else found
 
     def _coded(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {field: json.dumps(value) if self._spans[field].choices else value for field, value in values.items()}
+        spans = self._spans
+        return {
+            field: json.dumps(spans[field].choice(value)) if spans[field].choices else value
+            for field, value in values.items()
+        }
 
     def _remembered(self, one: Tried) -> FrozenTrial:
         given: dict[str, Any] = {"params": self._coded(one.values), "distributions": self._distributions}
