@@ -51,7 +51,8 @@ def test_a_checked_recipe_as_json(tmp_path: Path) -> None:
 def test_looking_does_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
     probe = f"import sys; sys.argv = ['classy', *{arguments!r}]\n"
     probe += "from pipelines import cli\ntry: cli.main()\nexcept SystemExit: pass\n"
-    probe += "heavy = {'torch', 'mlflow', 'feast', 'evidently', 'pandas', 'optuna'} & set(sys.modules); assert not heavy, heavy"
+    probe += "heavy = {'torch', 'mlflow', 'feast', 'evidently', 'pandas', 'optuna'} & set(sys.modules)\n"
+    probe += "assert not heavy, heavy"
     done = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, env={**os.environ, "CLASSY_HOME": str(tmp_path)}
     )

@@ -18,6 +18,7 @@ from monitoring.stores import open_store
 from pipelines import explain, files
 from pipelines.errors import ClassyError
 from pipelines.loop import story_days
+from pipelines.models import tracking
 from pipelines.models.evidence import end_of
 from pipelines.models.judgement import of_decision
 from pipelines.recipe import Recipe, load_recipe
@@ -47,6 +48,12 @@ def test_the_loop_closes(told: tuple[Settings, Summary, list[str]]) -> None:
     assert summary.accuracy_drifted < summary.accuracy_before
     assert [day.champion for day in summary.days if day.champion][-1] == "2"
     assert any(line.startswith("judge: PROMOTE") for line in lines)
+
+
+def test_what_a_search_chose_was_trained(told: tuple[Settings, Summary, list[str]]) -> None:
+    settings, _, _ = told
+    run_id = open_store(settings.database_url).current()["champion_run_id"]
+    assert json.loads(tracking.connect(settings).get_run(run_id).data.params["chosen"]) == {"lr": 5e-3}
 
 
 def test_two_runs_give_the_same_days(told: tuple[Settings, Summary, list[str]], tmp_path: Path) -> None:
