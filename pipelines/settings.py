@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     """Where training runs; `auto` takes CUDA where there is one."""
     threads: int = Field(default=0, ge=0)
     """Threads of one training or scoring process; 0 means one for each core."""
+    train_workers: int = Field(default=1, ge=1, le=1024)
+    """Processes that share each batch of a training; 1 is this process, without any other."""
+    train_ray: str = ""
+    """Address of a Ray cluster that they run on; `local`: one of this machine; empty: this machine, without Ray."""
+    train_restarts: int = Field(default=3, ge=0, le=1000)
+    """How often they are brought back after one of them died, before the training is given up."""
     actor: str = ""
     """Who acts, for the ledger. Default: the login name."""
     training_pool: str = "default_pool"

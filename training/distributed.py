@@ -9,6 +9,7 @@ over all), so that they decide the same and none waits for another that has gone
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,9 +33,8 @@ T = TypeVar("T")
 Decide = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """`Classifier.decide`, or what stands for it."""
 
-STOPPED = "stopped"
-FAREWELL = timedelta(seconds=20)
-"""How long one that stops for a reason waits for the others to have read it: they may read it from its own process."""
+PATIENCE = timedelta(seconds=10)
+"""How long one that stops for a reason waits for the others to stop for it too."""
 PROBES = 3
 
 
@@ -51,15 +51,20 @@ class Seat:
     @classmethod
     def here(cls) -> "Seat":
         """Of this process; of one that nobody started among others, the only one there is."""
-        said = os.environ
-        if "RANK" not in said or "WORLD_SIZE" not in said:
+        if not is_worker():
             return cls()
+        said = os.environ
         return cls(
             rank=int(said["RANK"]),
             world=int(said["WORLD_SIZE"]),
             local_rank=int(said.get("LOCAL_RANK", said["RANK"])),
             local_world=int(said.get("LOCAL_WORLD_SIZE", said["WORLD_SIZE"])),
         )
+
+
+def is_worker() -> bool:
+    """Whether this process was started as one of a number, be it as the only one."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 class Workers:
@@ -82,7 +87,7 @@ class Workers:
         return None if free is None else free // self.copies(device)
 
     def told(self, work: Callable[[], T]) -> T:
-        """What `work` gives to the leader, who alone does it; JSON-plain."""
+        """What `work` gives to the leader, who alone does it; JSON-plain. What it raises there, it raises in all."""
         return work()
 
     def clock(self, read: Callable[[], float]) -> Callable[[], float]:
@@ -124,7 +129,23 @@ class Group(Workers):
     """One of several, in torch's default process group."""
 
     def told(self, work: Callable[[], T]) -> T:
-        text = json.dumps(work()).encode() if self.leads else b""
+        failed: Exception | None = None
+        said: dict[str, Any] = {}
+        if self.leads:
+            try:
+                said = {"gave": work()}
+            except Exception as error:  # noqa: BLE001 - raised again, in all
+                failed, said = error, {"failed": str(error)}
+        said = self._sent(said)
+        if failed is not None:
+            raise failed
+        if "failed" in said:
+            raise FitError(said["failed"])
+        return said["gave"]
+
+    def _sent(self, said: dict[str, Any]) -> dict[str, Any]:
+        """The leader's words."""
+        text = json.dumps(said).encode() if self.leads else b""
         size = torch.tensor([len(text)])
         dist.broadcast(size, 0)
         packed = torch.frombuffer(bytearray(text), dtype=torch.uint8) if self.leads else _bytes(int(size))
@@ -180,12 +201,15 @@ class Group(Workers):
     def spread(self, model: Classifier, decide: Decide) -> Decide:
         device = next(model.parameters()).device
         # Shared statistics are the same in all: there is nothing to send before a step.
-        return DistributedDataParallel(
-            _Decider(model, decide),
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():
+            # `broadcast_buffers` is called `forward_sync_buffers` from torch 2.15 on.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                _Decider(model, decide),
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
 
     def exchange_seconds(self, size: int, device: torch.device) -> float:
         gradients = torch.zeros(max(1, size // 4), device=device)
@@ -216,15 +240,17 @@ def _exchange(gradients: Tensor) -> float:
     return time.perf_counter() - started
 
 
+class WorkerFailed(RuntimeError):
+    """What one worker alone cannot do: perhaps another in its place can."""
+
+
 @contextmanager
 def joined() -> Iterator[Workers]:
     """This process's place, for as long as it works with the others: alone, or in the group that was started with it.
 
-    An error that is meant for people, in one of them, becomes an error of all, in the same words. Any other ends the
-    connection, which the others notice in what they are doing, and whoever started them may start them again.
-
     Raises:
-        FitError: torch has no way for workers to speak to each other here, or another worker stopped for a reason.
+        FitError: torch has no way for workers to speak to each other here.
+        WorkerFailed: an error that is meant for people, and the others have none. What all of them raise is raised.
     """
     seat = Seat.here()
     if seat.world == 1:
@@ -237,19 +263,26 @@ def joined() -> Iterator[Workers]:
     try:
         yield Group(seat)
     except Exception as error:
-        if getattr(error, "for_people", False):
-            store.set(STOPPED, str(error))
-            _leave(store, seat)
-            raise
-        with suppress(dist.DistError):
-            if store.check([STOPPED]):
-                reason = store.get(STOPPED).decode()
-                _leave(store, seat)
-                raise FitError(reason) from error
+        if getattr(error, "for_people", False) and not _all_stop(store, seat):
+            raise WorkerFailed(f"worker {seat.rank} alone: {error}") from error
         raise
     finally:
-        if ours and dist.is_initialized():
+        if ours:
             dist.destroy_process_group()
+
+
+def _all_stop(store: dist.Store, seat: Seat) -> bool:
+    """Whether the others stop as well; asked through the store, for one that works on waits for other words."""
+    others = [rank for rank in range(seat.world) if rank != seat.rank]
+    with suppress(dist.DistError):
+        store.set(f"stops/{seat.rank}", "")
+        store.wait([f"stops/{rank}" for rank in others], PATIENCE)
+        store.set(f"knows/{seat.rank}", "")
+        if seat.rank == 0:
+            # The store may be in this process.
+            store.wait([f"knows/{rank}" for rank in others], PATIENCE)
+        return True
+    return False
 
 
 def _backend() -> str:
@@ -260,11 +293,3 @@ def _backend() -> str:
     if not dist.is_nccl_available():
         raise FitError("several workers: this torch was built without NCCL; set CLASSY_DEVICE=cpu")
     return "cpu:gloo,cuda:nccl"
-
-
-def _leave(store: dist.Store, seat: Seat) -> None:
-    """Let the others notice, and wait until they have."""
-    dist.destroy_process_group()
-    with suppress(dist.DistError):
-        store.set(f"left/{seat.rank}", "")
-        store.wait([f"left/{rank}" for rank in range(seat.world)], FAREWELL)

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,13 @@ class Fit:
         self._since = self._clock()
         if resumed is not None:
             log.info("%s: resumed after epoch %d", self.options.name, resumed)
-            if self.progress.history and self.workers.leads:
-                on_epoch(self.progress.history[-1])
+            if self.progress.history:
+                self.workers.told(lambda: on_epoch(self.progress.history[-1]))
         stopped = self._over()
         while stopped is None:
             finished = self._epoch(len(self.progress.history) + 1)
             self._save()
-            if self.workers.leads:
-                on_epoch(finished)
+            self.workers.told(partial(on_epoch, finished))
             stopped = self._over()
         self.stepper.model.load_state_dict(self.progress.best)
         return Fitted(
@@ -315,13 +315,16 @@ class Fit:
         progress.work += (now - self._since) * self.workers.share.world
         progress.seconds, self._since = progress.seconds + now - self._since, now
         progress.budget, progress.updates = self._budget, self.stepper.updates
-        if self.workers.leads:
-            tensors = {**self.stepper.tensors(), **checkpoint.prefixed("best", progress.best)}
-            if progress.place is not None:
-                tensors |= checkpoint.prefixed("place", progress.place.tensors(self.device))
-            checkpoint.write_tensors(self._path, tensors, {**progress.to_json(), "options": self.options.digest()})
+        self.workers.told(self._write)
         self.progress.aside += self._clock() - now
         self.watch.lap("checkpoint")
+
+    def _write(self) -> None:
+        progress = self.progress
+        tensors = {**self.stepper.tensors(), **checkpoint.prefixed("best", progress.best)}
+        if progress.place is not None:
+            tensors |= checkpoint.prefixed("place", progress.place.tensors(self.device))
+        checkpoint.write_tensors(self._path, tensors, {**progress.to_json(), "options": self.options.digest()})
 
     def _resume(self) -> int | None:
         """Take up the checkpoint, if it is of this very training; gives the last finished epoch."""

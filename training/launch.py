@@ -48,7 +48,7 @@ def launch(
     with one fewer.
 
     Args:
-        work: a module's function. Finds its place in RANK and WORLD_SIZE, as under torchrun.
+        work: a module's function, or a `partial` of one. Finds its place in RANK and WORLD_SIZE, as under torchrun.
         logs: folder of what workers print.
         mark: something that changes as the work gets on.
 
@@ -57,7 +57,7 @@ def launch(
         Exception: what `work` refused.
     """
     # Workers are forked from a process that has imported what they need, and has done nothing yet.
-    multiprocessing.set_forkserver_preload([work.__module__])
+    multiprocessing.set_forkserver_preload([getattr(work, "func", work).__module__])
     before, said = mark(), ""
     for attempt in range(restarts + 1):
         try:

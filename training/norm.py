@@ -71,7 +71,7 @@ class _Normalise(Function):
 
 
 def _joined(mean: Tensor, var: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of all workers' rows from those of each (Chan et al. 1979): no small difference of large sums."""
+    """Mean and variance of all workers' rows from those of each (Chan et al. 1979): no difference of large sums."""
     own = torch.cat([mean, var, mean.new_full((1,), count)])
     flat = own.new_empty(dist.get_world_size() * len(own))
     dist.all_gather_into_tensor(flat, own)

@@ -54,17 +54,18 @@ class RunBook:
         """The epoch's metrics at its step, once."""
         if epoch.epoch not in self.logged:
             values = {name: getattr(epoch, attribute) for attribute, name in EPOCH_METRICS.items()}
-            self._metrics(values, step=epoch.epoch)
+            self.log(values, step=epoch.epoch)
             self.logged.add(epoch.epoch)
         self.note_progress(epoch.epoch)
 
-    def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+    def log(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Metrics, as they are now."""
         now = int(time.time() * 1000)
         self.client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
 
     def log_bound(self, report: BoundReport, why: str) -> None:
         """What the steps were bound by: figures, words, a plot."""
-        self._metrics({f"bound_{name}": value for name, value in report.figures().items()})
+        self.log({f"bound_{name}": value for name, value in report.figures().items()})
         for key, value in (("bound", report.bound), ("remedy", report.remedy), ("input", report.input), ("why", why)):
             self.client.set_tag(self.run_id, f"classy.bound.{key}", value)
         self.client.log_dict(self.run_id, {**report.to_json(), "input_why": why}, "bound/bound.json")
@@ -73,7 +74,7 @@ class RunBook:
 
     def finish(self, receipt: Any, figures: Mapping[str, float]) -> None:
         """Final metrics and the receipt, then FINISHED: the order lets a kill in between be repeated."""
-        self._metrics(figures)
+        self.log(figures)
         self.client.set_tag(self.run_id, tracking.TRAINED, json.dumps(asdict(receipt)))
         self.client.set_terminated(self.run_id, "FINISHED")
 
@@ -97,8 +98,11 @@ def open_run(
     data: SnapshotData,
     tags: Mapping[str, str],
     parameters: Mapping[str, Any],
+    workers: int = 1,
 ) -> RunBook:
     """Begin a run, or take up `found`, which was not finished.
+
+    Metric `restarts` is how often it was taken up, and `workers` at that step how many took it up.
 
     An unfinished run of other parameters or another snapshot is set aside under a key of its own, so that what a
     run says of itself stays true.
@@ -122,6 +126,8 @@ def open_run(
     history = client.get_metric_history(run_id, EPOCH_METRICS["train_loss"])
     book = RunBook(client, run_id, state, {entry.step for entry in history})
     book.note_progress(max(book.logged, default=0))
+    restarts = int(found.data.metrics.get("restarts", -1)) + 1
+    book.log({"restarts": restarts, "workers": workers}, step=restarts)
     return book
 
 
