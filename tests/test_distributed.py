@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.test_fit import OPTIONS, a_fit
 from training.batches import Share, chunks, draw
 from training.distributed import Seat, Workers, joined
-from training.inputs import Batch, Input
+from training.fit import Fit
+from training.inputs import Batch
 from training.launch import launch
 from training.options import Epoch, FitError, FitOptions
 
@@ -47,17 +48,16 @@ def test_shares_are_each_batch_whole_and_level(count: int, world: int, size: int
 
 
 class Struck:
-    """An input to which something happens as its seventh batch of a second epoch is asked for."""
+    """An input to which something happens in the second epoch, from its fifth batch on."""
 
     name = "shards"
 
-    def __init__(self, source: Input, strike: Callable[[], None]) -> None:
-        self._whole, self._strike, self._epoch = source, strike, 0
+    def __init__(self, fit: Fit, strike: Callable[[], None]) -> None:
+        self._whole, self._fit, self._strike = fit.source, fit, strike
 
     def batches(self, *args: Any, first: int = 0, **more: Any) -> Iterator[Callable[[], Batch]]:
-        self._epoch += 1
         for step, take in enumerate(self._whole.batches(*args, first=first, **more), first):
-            if self._epoch == 2 and step == 4:
+            if self._fit.progress.history and step >= 4:
                 self._strike()
             yield take
 
@@ -95,7 +95,7 @@ def train(state: str, options: FitOptions, how: str = "") -> dict[str, Any]:
         last = workers.share.rank == workers.share.world - 1
         strikes = {"killed": once(folder / "killed", die), "refused": refuse, "always killed": die}
         if last and how in strikes and workers.share.world > 1:
-            fit.source = Struck(fit.source, strikes[how])
+            fit.source = Struck(fit, strikes[how])
         if last and how == "nan":
             fit.train.context[:] = np.nan
         tell = enough if how == "one epoch" else nothing

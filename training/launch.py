@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from training.options import FitError
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Those that torch's agent listens for."""
+GONE = "/gloo/"
+"""In what torch says of an exchange whose other side is gone."""
 
 
 class Refusal:
@@ -115,12 +117,17 @@ def _own_signals() -> Iterator[None]:
 
 
 def _told(failed: ChildFailedError, logs: Path) -> str:
-    """Who died first, of what, and where it is written."""
-    rank, failure = failed.get_first_failure()
+    """Who died of what, and where it is written."""
+    # Those that were left alone in an exchange end as well, and are not the cause.
+    causes = sorted(failed.failures.items(), key=lambda each: (each[1].exitcode > 0, GONE in _message(each[1])))
+    rank, failure = causes[0]
+    how = f"ended with exit code {failure.exitcode} ({_message(failure)})"
     if failure.exitcode < 0:
         how = f"was ended by {failure.signal_name()}"
-    else:
-        message = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
-        how = f"ended with exit code {failure.exitcode} ({message})"
     place = Path(failure.error_file).parent if failure.error_file else logs
     return f"worker {rank} {how}, its log is {place}"
+
+
+def _message(failure: ProcessFailure) -> str:
+    said = failure.message
+    return said if isinstance(said, str) else str(said.get("message", ""))
