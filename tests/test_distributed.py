@@ -144,11 +144,12 @@ def test_two_end_as_one(tmp_path: Path, whole: dict[str, Any]) -> None:
     assert two["fitted"].work_seconds == pytest.approx(2 * two["fitted"].seconds)
 
 
-def test_one_step_of_three_has_the_gradients_of_one(tmp_path: Path) -> None:
-    step = replace(UNEVEN, batch=200, epochs=1)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_one_step_of_three_has_the_gradients_of_one(tmp_path: Path, precision: Any, tolerance: float) -> None:
+    step = replace(UNEVEN, batch=200, epochs=1, precision=precision)
     one, three = train(str(tmp_path / "one"), step), launched(tmp_path, 3, step)
     assert three["world"] == 3
-    assert far(one["gradients"], three["gradients"]) < 1e-5
+    assert far(one["gradients"], three["gradients"]) < tolerance
 
 
 def test_a_killed_worker_is_brought_back_and_they_end_the_same(tmp_path: Path, whole: dict[str, Any]) -> None:

@@ -43,7 +43,9 @@ class _Normalise(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # The kernel that looks at rows where they lie; `var_mean` takes ten times as long on channels-last pictures.
-        own, spread = torch.batch_norm_update_stats(x, None, None, 0.0)
+        # What it would update says that sums are wanted in that precision.
+        unused = torch.zeros_like(weight)
+        own, spread = torch.batch_norm_update_stats(x, unused, torch.zeros_like(weight), 0.0)
         mean, var, count = _joined(own, spread, x.numel() // x.shape[1])
         ctx.save_for_backward(x, weight, mean, var, count)
         ctx.eps = eps
