@@ -6,7 +6,6 @@ https://docs.ray.io/en/latest/train/user-guides/fault-tolerance.html
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,6 +17,7 @@ from training.options import FitError
 
 # Ray's parts come after what `ray_here` has set for them.
 # isort: split
+import ray
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -33,22 +33,9 @@ def launch(settings: Settings, work: Callable[[], T], state: Path) -> T:
         FitError: workers died more often than `settings.train_restarts`.
         Exception: what `work` refused.
     """
-    gpus = settings.device == "cuda"
-    trainer = partial(
-        TorchTrainer,
-        partial(answer, work),
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=(1, settings.train_workers), use_gpu=gpus),  # type: ignore[arg-type]
-        run_config=RunConfig(  # type: ignore[call-arg]
-            name="ray",
-            storage_path=str(state),
-            failure_config=FailureConfig(max_failures=settings.train_restarts),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
     try:
         with connected(settings.train_ray, settings.train_workers):
-            found: Any = trainer().fit().return_value  # type: ignore[attr-defined]
+            found: Any = _trainer(settings, work, state).fit().return_value  # type: ignore[attr-defined]
     except ConnectionError as error:
         raise ClassyError(f"CLASSY_TRAIN_RAY={settings.train_ray}: no Ray answers there ({error})") from error
     except TrainingFailedError as error:
@@ -59,3 +46,18 @@ def launch(settings: Settings, work: Callable[[], T], state: Path) -> T:
     if isinstance(found, Refusal):
         raise found.error
     return cast(T, found)
+
+
+def _trainer(settings: Settings, work: Callable[[], Any], state: Path) -> TorchTrainer:
+    gpus = settings.device == "cuda" or (settings.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    return TorchTrainer(
+        lambda: answer(work),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=(1, settings.train_workers), use_gpu=gpus),  # type: ignore[arg-type]
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name="ray",
+            storage_path=str(state),
+            failure_config=FailureConfig(max_failures=settings.train_restarts),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )

@@ -63,7 +63,8 @@ def test_a_killed_worker_comes_back_and_the_run_says_so(
     assert place.exists()
     assert receipt.epochs == 3
     assert receipt.resumed_from in (1, 2)  # the first may write its checkpoint before it notices
-    assert receipt.val == pytest.approx(alone.val, rel=0.02)
+    for name in ("accuracy", "log_loss"):  # bfloat16 where the chip has it: tests/test_distributed.py is exact
+        assert receipt.val[name] == pytest.approx(alone.val[name], rel=0.1)
     client = tracking.connect(settings)
     run = client.get_run(receipt.run_id)
     assert (run.info.status, run.data.metrics["restarts"]) == ("FINISHED", 1)

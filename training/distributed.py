@@ -35,6 +35,9 @@ Decide = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 PATIENCE = timedelta(seconds=10)
 """How long one that stops for a reason waits for the others to stop for it too."""
+MOURNING = timedelta(seconds=3)
+GONE = "/gloo/"
+"""In what torch says of an exchange whose other side is gone."""
 PROBES = 3
 
 
@@ -265,6 +268,8 @@ def joined() -> Iterator[Workers]:
     except Exception as error:
         if getattr(error, "for_people", False) and not _all_stop(store, seat):
             raise WorkerFailed(f"worker {seat.rank} alone: {error}") from error
+        if GONE in str(error):
+            _be_stopped(store)
         raise
     finally:
         if ours:
@@ -283,6 +288,12 @@ def _all_stop(store: dist.Store, seat: Seat) -> bool:
             store.wait([f"knows/{rank}" for rank in others], PATIENCE)
         return True
     return False
+
+
+def _be_stopped(store: dist.Store) -> None:
+    """Whoever started the workers takes the first that ends for the cause: one that was left alone lets it go first."""
+    with suppress(dist.DistError):
+        store.wait(["what nobody sets"], MOURNING)
 
 
 def _backend() -> str:

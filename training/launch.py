@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Those that torch's agent listens for."""
-GONE = "/gloo/"
-"""In what torch says of an exchange whose other side is gone."""
 
 
 class Refusal:
@@ -118,9 +116,7 @@ def _own_signals() -> Iterator[None]:
 
 def _told(failed: ChildFailedError, logs: Path) -> str:
     """Who died of what, and where it is written."""
-    # Those that were left alone in an exchange end as well, and are not the cause.
-    causes = sorted(failed.failures.items(), key=lambda each: (each[1].exitcode > 0, GONE in _message(each[1])))
-    rank, failure = causes[0]
+    rank, failure = failed.get_first_failure()
     how = f"ended with exit code {failure.exitcode} ({_message(failure)})"
     if failure.exitcode < 0:
         how = f"was ended by {failure.signal_name()}"
