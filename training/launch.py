@@ -120,7 +120,9 @@ def _told(failed: ChildFailedError, logs: Path) -> str:
     how = f"ended with exit code {failure.exitcode} ({_message(failure)})"
     if failure.exitcode < 0:
         how = f"was ended by {failure.signal_name()}"
-    place = Path(failure.error_file).parent if failure.error_file else logs
+    # torch knows the folder only of one that left a word.
+    folders = logs.glob(f"*/attempt_*/{failure.local_rank}")
+    place = max(folders, key=lambda folder: folder.stat().st_mtime, default=logs)
     return f"worker {rank} {how}, its log is {place}"
 
 
