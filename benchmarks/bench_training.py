@@ -4,8 +4,8 @@
     python -m benchmarks.bench_training --quick    # tries everything on a few photos; its figures mean nothing
     python -m benchmarks.bench_training --only time_to_accuracy,features
 
-Parts: time_to_accuracy, input, features, accuracy, memory. What a call leaves out stays in the file as it was measured.
-Digits need nothing; the clothing photos are measured where CLASSY_CLOTHING names them.
+Parts: time_to_accuracy, input, features, accuracy, memory, two_workers. What a call leaves out stays in the file as
+it was measured. Digits need nothing; the clothing photos are measured where CLASSY_CLOTHING names them.
 """
 
 import argparse
@@ -26,16 +26,19 @@ import torch
 from benchmarks import plain_training, training_photos
 from benchmarks.record import Row, before, record
 from benchmarks.training_photos import Photos
+from benchmarks.worker_speed import rows_of, worker_speed
 from pipelines.recipe import load_recipe
 from training.baseline import standardise
 from training.fit import Fit, Fitted
 from training.inputs import pick_input
-from training.models import build
+from training.launch import launch
+from training.models import ModelSpec, build
 from training.options import Epoch, FitOptions
 from training.place import pick_precision, use_threads
+from training.shards import Mapped, Rows, open_shard, write_shard
 
 CPU = torch.device("cpu")
-PARTS = ("time_to_accuracy", "input", "features", "accuracy", "memory")
+PARTS = ("time_to_accuracy", "input", "features", "accuracy", "memory", "two_workers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +57,19 @@ class Size:
     input_seconds: float
     seeds: int
     memory_rows: int
+    worker_steps: int
 
 
 FULL = Size(
     digits=1797, clothing=0, rounds=3,
     epochs={"digits": 12, "clothing": 12}, target={"digits": 0.97, "clothing": 0.6},
     feature_epochs={"digits": 8, "clothing": 8}, feature_rounds={"digits": 3, "clothing": 2},
-    input_seconds=3.0, seeds=5, memory_rows=2_000,
+    input_seconds=3.0, seeds=5, memory_rows=2_000, worker_steps=40,
 )  # fmt: skip
 QUICK = Size(
     digits=200, clothing=80, rounds=1, epochs={"digits": 1, "clothing": 1}, target={"digits": 0.0, "clothing": 0.0},
     feature_epochs={"digits": 1, "clothing": 1}, feature_rounds={"digits": 1, "clothing": 1},
-    input_seconds=0.1, seeds=1, memory_rows=100,
+    input_seconds=0.1, seeds=1, memory_rows=100, worker_steps=4,
 )  # fmt: skip
 
 
@@ -230,6 +234,28 @@ def accuracy_by_sender(photos: Photos, size: Size) -> dict[str, Any]:
             "seconds": round(statistics.median(seconds), 1)}  # fmt: skip
 
 
+# -------------------------------------------------------------------------------------------------- workers
+
+
+def two_workers(size: Size) -> list[Row]:
+    """Two workers of a thread each beside one of one thread, and of two, in turns."""
+    speeds: dict[tuple[int, int], list[float]] = {(2, 1): [], (1, 1): [], (1, 2): []}
+    with tempfile.TemporaryDirectory() as logs:
+        for _ in range(size.rounds):
+            for (workers, threads), found in speeds.items():
+                found += launch(worker_speed, threads, size.worker_steps, 1, workers=workers, restarts=0,
+                                logs=Path(logs), mark=lambda: None)  # fmt: skip
+    two, one, wide = (statistics.median(found) for found in speeds.values())
+    told = [spread(found) for found in speeds.values()]
+    same: dict[str, Any] = {"ours": round(two, 1), "unit": "images/s", "better": "more"}
+    return [
+        Row(name="two_workers", other=round(one, 1), other_name="one worker, one thread", goal=1.6,
+            spread=f"two {told[0]}; one {told[1]}", **same),
+        Row(name="two_workers_beside_two_threads", other=round(wide, 1), other_name="one worker, two threads", goal=0.0,
+            spread=f"two {told[0]}; one {told[2]}", **same),
+    ]  # fmt: skip
+
+
 # --------------------------------------------------------------------------------------------------- memory
 
 ALONE = "--memory-rows"
@@ -238,20 +264,12 @@ ALONE = "--memory-rows"
 def memory_of(rows: int) -> None:
     """In a process of its own: train on so many rows of random pictures, print the most private memory it had."""
     from pipelines.data.images import spec_of
-    from training.data import Split
-    from training.models import ModelSpec
-    from training.shards import Mapped, Rows, open_shard, write_shard
 
     size = spec_of(load_recipe("clothing")).size
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         write_shard(Path(folder), (rng.integers(0, 256, (size, size, 3), np.uint8) for _ in range(rows)), rows, size)
-        images = Rows(Mapped([open_shard(Path(folder))], size), np.zeros(rows, int), np.arange(rows))
-        names = np.array([f"{row:08d}" for row in range(rows)])
-        data = Split(images=images, context=np.zeros((rows, 1), np.float32), labels=np.arange(rows) % 10,
-                     image_ids=names, source_ids=names, group_ids=names,
-                     captured_at=np.full(rows, np.datetime64("2026-03-01", "us")),
-                     stats=np.zeros((rows, 7), np.float32))  # fmt: skip
+        data = rows_of(Rows(Mapped([open_shard(Path(folder))], size), np.zeros(rows, int), np.arange(rows)))
         use_threads(1)
         spec = ModelSpec(kind="resnet", classes=10, context=1, size=size, options={"width": 4, "blocks": [1]})
         model = build(spec)
@@ -321,6 +339,8 @@ def measure(size: Size, only: list[str], data: list[str], say: Callable[[str], N
                 done([], accuracy=[accuracy_by_sender(photos, size)])
         if "memory" in only:
             done(memory_growth(size))
+        if "two_workers" in only:
+            done(two_workers(size))
     return kept[-1] if kept else None
 
 

@@ -5,24 +5,20 @@ must be addresses that every machine reaches. Answers come back in the order of 
 https://docs.ray.io/en/latest/data/batch_inference.html
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
 import pyarrow as pa
 
-# Under `uv run` Ray would start each worker by `uv run` from a copy of the folder, without this environment.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+from pipelines.ray_here import connected
+from pipelines.scoring import ANSWERS, BLOCK, PhotoScorer, Wanted
+
+# Ray's parts come after what `ray_here` has set for them.
+# isort: split
 import ray
 import ray.data
 
-from pipelines.scoring import ANSWERS, BLOCK, PhotoScorer, Wanted
-
-LOCAL = "local"
-STORE_BYTES = 200_000_000
-"""Shared memory of a Ray that is started here: places and answers, never photos."""
 PIECE = 4 * BLOCK
 """Rows of one task. An actor goes through them BLOCK by BLOCK."""
 
@@ -44,12 +40,7 @@ def answers(wanted: Wanted, asked: pa.Table, *, address: str) -> Iterator[pa.Tab
         wanted: its `threads` are the actors of a Ray started here; a cluster gives as many as it has free cores.
         address: of a Ray cluster, or `local`: one is started here, and stopped at the end.
     """
-    ours = not ray.is_initialized()
-    if ours and address == LOCAL:
-        ray.init(num_cpus=wanted.threads, include_dashboard=False, object_store_memory=STORE_BYTES, log_to_driver=False)
-    elif ours:
-        ray.init(address, log_to_driver=False)
-    try:
+    with connected(address, wanted.threads):
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False  # the step has one
@@ -65,6 +56,3 @@ def answers(wanted: Wanted, asked: pa.Table, *, address: str) -> Iterator[pa.Tab
         )
         for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield cast(pa.Table, table).cast(ANSWERS)
-    finally:
-        if ours:
-            ray.shutdown()

@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     cache_gb: float = Field(default=20.0, gt=0)
     """Copies in HOME/cache of partitions that are elsewhere and of photos to decode, in GB (10^9 bytes) at most; a
     snapshot whose pictures take more than half of it is read row by row, and half as much again may be kept of it."""
+    train_workers: int = Field(default=1, ge=1, le=1024)
+    """Processes that share each batch of a training; 1 is this process, without any other."""
+    train_ray: str = ""
+    """Address of a Ray cluster that they run on; `local`: one of this machine; empty: this machine, without Ray."""
+    train_restarts: int = Field(default=3, ge=0, le=1000)
+    """How often they are brought back after one of them died, before the training is given up."""
     actor: str = ""
     """Who acts, for the ledger. Default: the login name."""
     training_pool: str = "default_pool"

@@ -19,10 +19,12 @@ def test_every_part_runs_on_a_few_photos() -> None:
         "loader_wait_digits",
         "input_images_per_s_digits",
         "memory_growth",
+        "two_workers",
+        "two_workers_beside_two_threads",
     }
     assert {row["feature"] for row in told if "feature" in row} <= set(FEATURES)
     assert any("stdev" in row for row in told)
-    assert len(PARTS) == 5
+    assert len(PARTS) == 6
 
 
 def test_the_time_to_an_accuracy_is_that_of_the_first_epoch_that_has_it() -> None:

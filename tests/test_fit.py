@@ -17,7 +17,7 @@ import torch
 from tests.test_models import CONTEXT, split
 from training import checkpoint
 from training.baseline import standardise
-from training.batches import augment, epoch_order, side_at
+from training.batches import augment, draw, epoch_order, side_at
 from training.data import Split
 from training.evaluation import logits_of
 from training.fit import CHECKPOINT, Fit, Fitted
@@ -306,7 +306,7 @@ def test_augmentation_shifts_and_mirrors_whole_pictures() -> None:
     image = np.arange(side * side * 3, dtype=np.uint8).reshape(1, side, side, 3)
     batch = torch.from_numpy(np.repeat(image, 200, axis=0))
     options = replace(OPTIONS, shift=0.25, flip=True)
-    moved = augment(batch, options, np.random.default_rng(0))
+    moved = augment(batch, draw(200, side, options, np.random.default_rng(0)))
     wide = np.pad(image[0], ((most, most), (most, most), (0, 0)), mode="edge")
     allowed = {
         wide[y : y + side, x : x + side][:, ::step].tobytes()
@@ -317,7 +317,7 @@ def test_augmentation_shifts_and_mirrors_whole_pictures() -> None:
     seen = {picture.numpy().tobytes() for picture in moved}
     assert seen <= allowed
     assert len(seen) > 25
-    assert augment(batch, replace(OPTIONS, shift=0.0), np.random.default_rng(0)) is batch
+    assert augment(batch, draw(200, side, replace(OPTIONS, shift=0.0), np.random.default_rng(0))) is batch
 
 
 def test_rows_that_cannot_be_trained_on_are_refused_before_a_step() -> None:

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from training.models import Classifier
 from training.watch import PARTS
 
-Bound = Literal["input", "compute", "memory"]
+Bound = Literal["input", "compute", "memory", "exchange"]
 
 INPUT_SHARE = 0.1
 """A training that waits and copies for more of its steps' time than this is bound by its input."""
@@ -128,13 +128,15 @@ class BoundReport:
     seconds: dict[str, float]
     """By part: PARTS of the steps, then what lies outside of them."""
     images_per_s: float
-    """In the steps."""
+    """In the steps, of all workers."""
     waiting: float
     """Share of the steps' time that waits for data."""
     compute: float
     """Share of the steps' time that multiplying alone would take at the device's best."""
     memory: float
     """The same of moving; operations that find their bytes in a cache take less than that."""
+    exchange: float
+    """Share of the steps' time that workers would take to exchange gradients, if they did nothing else meanwhile."""
     input: str
     gpu_busy: float | None = None
     """Share of the time in which the GPU had work; None on a CPU."""
@@ -144,7 +146,7 @@ class BoundReport:
     def figures(self) -> dict[str, float]:
         """All numbers, flat."""
         found = {f"seconds_{part}": spent for part, spent in self.seconds.items()}
-        found |= {name: getattr(self, name) for name in ("images_per_s", "waiting", "compute", "memory")}
+        found |= {name: getattr(self, name) for name in ("images_per_s", "waiting", "compute", "memory", "exchange")}
         more = {"gpu_busy": self.gpu_busy, "gpu_memory": self.gpu_memory}
         return found | {name: float(value) for name, value in more.items() if value is not None}
 
@@ -153,24 +155,32 @@ class BoundReport:
 
 
 def report(
-    seconds: Mapping[str, float], images: int, *, work: Work, peak: Peak, device: torch.device, input_name: str
-) -> BoundReport:
-    """Name the bound of steps that took `seconds` by part for so many images."""
+    seconds: Mapping[str, float], images: int, *, work: Work, peak: Peak, device: torch.device, input_name: str,
+    workers: int = 1, exchange: float = 0.0,
+) -> BoundReport:  # fmt: skip
+    """Name the bound of steps that took `seconds` by part for so many images.
+
+    Args:
+        workers: that did as much each.
+        exchange: seconds that they would take to exchange as many gradients and do nothing else.
+    """
     steps = max(sum(seconds[part] for part in PARTS), 1e-9)
     waiting, copying = seconds["wait"] / steps, seconds["copy"] / steps
     compute, memory = images * work.flops / peak.flops / steps, images * work.moved / peak.bytes / steps
-    bound: Bound = "compute" if compute >= memory else "memory"
+    shares: dict[Bound, float] = {"compute": compute, "memory": memory, "exchange": exchange / steps}
+    bound = max(shares, key=lambda name: shares[name])
     if waiting + copying > INPUT_SHARE:
         bound = "input"
     on_gpu = device.type == "cuda"
     return BoundReport(
         bound=bound,
-        remedy=_remedy(bound, input_name, max(compute, memory), on_gpu),
+        remedy=_remedy(bound, input_name, max(shares.values()), on_gpu),
         seconds={part: round(spent, 4) for part, spent in seconds.items()},
-        images_per_s=images / steps,
+        images_per_s=images * workers / steps,
         waiting=waiting,
         compute=compute,
         memory=memory,
+        exchange=shares["exchange"],
         input=input_name,
         gpu_busy=1 - waiting if on_gpu else None,
         gpu_memory=torch.cuda.max_memory_allocated(device) if on_gpu else None,
@@ -186,6 +196,8 @@ def _remedy(bound: Bound, input_name: str, explained: float, on_gpu: bool) -> st
         }[input_name]
     if explained < BUSY:
         return "a larger batch: steps are too small, the device spends them on beginning and ending operations"
+    if bound == "exchange":
+        return "fewer exchanges: a larger batch, or fewer workers on a faster network"
     if bound == "compute":
         faster = "" if on_gpu else ", a GPU, more CLASSY_THREADS"
         return (

@@ -14,7 +14,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -24,13 +26,13 @@ from training import checkpoint
 from training.batches import epoch_order, side_at
 from training.bounds import BoundReport, count_work, probe, report
 from training.data import Split
+from training.distributed import ALONE, Workers
 from training.evaluation import logits_of
 from training.inputs import Batch, Input, make_input
-from training.memory import is_no_room, need_room, no_room
+from training.memory import check_rows, is_no_room, need_room, no_room
 from training.metrics import accuracy, log_loss, softmax
 from training.models import Classifier
 from training.options import Epoch, FitError, FitOptions, StoppedBy
-from training.place import free_memory
 from training.progress import Place, Progress
 from training.schedule import LOOKS, Schedule, rate
 from training.stepper import Stepper
@@ -54,7 +56,9 @@ class Fitted:
     resumed_from: int | None
     stopped_by: StoppedBy
     seconds: float
-    """Of all processes that worked on it."""
+    """Of all that ever worked on it."""
+    work_seconds: float
+    """The same times the workers there were."""
     planned: float
     """Epochs that the learning rate's way was fitted to in the end."""
     report: BoundReport | None
@@ -62,7 +66,11 @@ class Fitted:
 
 
 class Fit:
-    """One training: `run` it. Everything that changes from step to step is here and in its checkpoint."""
+    """One training: `run` it. Everything that changes from step to step is here and in its checkpoint.
+
+    Of several workers each runs one, to the same end: what a step decides hangs on state, sums and a clock that are the
+    same in all of them.
+    """
 
     def __init__(
         self,
@@ -73,6 +81,7 @@ class Fit:
         device: torch.device,
         *,
         source: Input | None = None,
+        workers: Workers = ALONE,
         clock: Callable[[], float] = time.monotonic,
         free: int | None = None,
     ) -> None:
@@ -80,26 +89,31 @@ class Fit:
 
         Args:
             source: where batches of `train` come from; None: its shards.
-            clock: seconds. Budgets are counted by it.
-            free: bytes of memory there are; None: what the system says.
+            workers: this one's place among those that share each batch.
+            clock: seconds. Budgets are counted by it, the leader's.
+            free: bytes of memory there are for this worker; None: what the system says.
 
         Raises:
             FitError: too few rows, one class, a batch larger than the data or than the memory.
         """
-        check_rows(options, train, val)
+        share = workers.share
+        check_rows(options, train, val, share.world)
         self.work = count_work(model, side=train.images.shape[1], precision=options.precision)
         self.weights = sum(weight.nbytes for weight in model.parameters())
-        self.free = free_memory(device) if free is None else free
-        need_room(options.name, options.batch, self.work, self.weights, self.free)
+        self.free = workers.room(device) if free is None else free
+        need_room(options.name, options.batch, self.work, self.weights, self.free, share.world)
         self.train, self.val, self.options, self.device = train, val, options, device
-        self.stepper = Stepper(model, options, device)
+        self.workers = workers
+        self.val_share = val.take(np.arange(len(val))[share.of(len(val))])
+        self.stepper = Stepper(model, options, device, workers)
         self.source = source or make_input("shards", train, device)
         since = np.datetime64(options.recent_since) if options.recent_since else None
         self.recent = np.zeros(len(train), bool) if since is None else train.captured_at >= since
         self.progress = Progress(schedule=Schedule.of(options.epochs))
         self.watch = Watch(device)
-        self.images = 0
-        self._clock, self._since = clock, clock()
+        self.images = self.steps = 0
+        self._clock = workers.clock(clock)
+        self._since = 0.0
 
     def run(
         self,
@@ -112,9 +126,10 @@ class Fit:
         """Train to the end, from the checkpoint in `state` where there is one of the same training.
 
         Args:
-            state: folder of the checkpoint.
+            state: folder of the checkpoint, which the leader alone reads and writes.
             budget_seconds: the schedule is fitted to it where the epochs would take longer.
-            on_epoch: told of each epoch after its checkpoint is written; of the last one again on resuming.
+            on_epoch: told, by the leader, of each epoch after its checkpoint is written; of the last one again on
+                resuming.
             checkpoint_seconds: longest time between two checkpoints.
 
         Raises:
@@ -126,12 +141,12 @@ class Fit:
         if resumed is not None:
             log.info("%s: resumed after epoch %d", self.options.name, resumed)
             if self.progress.history:
-                on_epoch(self.progress.history[-1])
+                self.workers.told(lambda: on_epoch(self.progress.history[-1]))
         stopped = self._over()
         while stopped is None:
             finished = self._epoch(len(self.progress.history) + 1)
             self._save()
-            on_epoch(finished)
+            self.workers.told(partial(on_epoch, finished))
             stopped = self._over()
         self.stepper.model.load_state_dict(self.progress.best)
         return Fitted(
@@ -140,6 +155,7 @@ class Fit:
             resumed_from=resumed,
             stopped_by=stopped,
             seconds=self.progress.seconds,
+            work_seconds=self.progress.work,
             planned=self.progress.schedule.until,
             report=self._report(),
         )
@@ -161,27 +177,27 @@ class Fit:
         options, progress = self.options, self.progress
         order = epoch_order(options, self.recent, number)
         steps = math.ceil(len(order) / options.batch)
-        place = progress.place or Place.at_start(options, number, self._spent())
+        place = progress.place or Place.at_start(options, number, self._spent(), self.workers.share.rank)
         progress.place = place
         self.stepper.model.train()
         position, lr = number - 1 + place.step / steps, 0.0
-        checked = len(place.losses)
         self.watch.begin()
-        for take in self.source.batches(order, options.batch, first=place.step):
+        for take in self.source.batches(order, options.batch, first=place.step, share=self.workers.share):
             self.watch.lap("wait")
             share = progress.schedule.share(position)
             lr = rate(options.lr, share)
             self._step(take, place, share, lr)
             position = number - 1 + place.step / steps
             if self.device.type == "cpu" or place.step % CHECK_EVERY == 0:
-                checked = self._check(place, checked, order, number, lr)
-            self._look(position, place, order, number, lr)
-            if self._ends(position):
+                self._check(place, order, number, lr)
+            spent = self._spent()
+            self._look(spent, position, place, order, number, lr)
+            if position >= progress.schedule.until or spent + progress.evaluation >= self._budget:
                 break
             self.watch.begin()
         else:
             position = float(number)
-        self._check(place, checked, order, number, lr)
+        self._check(place, order, number, lr)
         return self._validated(number, position, place, lr)
 
     def _step(self, take: Callable[[], Batch], place: Place, share: float, lr: float) -> None:
@@ -189,30 +205,24 @@ class Fit:
             batch = take()
             self.watch.lap("copy")
             side = side_at(share, batch.images.shape[1], self.options)
-            loss = self.stepper.step(
-                batch.images, batch.context, batch.labels, lr=lr, side=side, rng=place.rng, watch=self.watch
-            )
+            loss = self.stepper.step(batch, lr=lr, side=side, rng=place.rng, watch=self.watch)
         except (RuntimeError, MemoryError) as error:
             if not is_no_room(error):
                 raise
-            fits = no_room(self.options.name, self.options.batch, self.work, self.weights, self.free or 0)
+            world = self.workers.share.world
+            fits = no_room(self.options.name, self.options.batch, self.work, self.weights, self.free or 0, world)
             raise FitError(fits) from error
         place.losses.append(loss * len(batch.rows))
-        place.seen += len(batch.rows)
+        place.seen += batch.count
         place.step += 1
         self.images += len(batch.rows)
-
-    def _ends(self, position: float) -> bool:
-        """Whether the plan, or the time, is over within this epoch."""
-        if position >= self.progress.schedule.until:
-            return True
-        return self._spent() + self.progress.evaluation >= self._budget
+        self.steps += 1
 
     def _validated(self, number: int, position: float, place: Place, lr: float) -> Epoch:
         progress, started = self.progress, self._clock()
         self.watch.begin()
-        logits, _ = logits_of(self.stepper.judged, self.val, self.device, self.options.precision, embedded=False)
-        probabilities = softmax(logits)
+        logits, _ = logits_of(self.stepper.judged, self.val_share, self.device, self.options.precision, embedded=False)
+        probabilities = softmax(self.workers.gathered(logits, len(self.val)))
         self.watch.lap("evaluation")
         progress.evaluation = self._clock() - started
         self.progress.aside += progress.evaluation
@@ -248,16 +258,19 @@ class Fit:
             finished.seconds,
         )
 
-    def _check(self, place: Place, checked: int, order: np.ndarray, number: int, lr: float) -> int:
-        """Stop at the first batch since `checked` whose loss is not finite; gives how many are checked now."""
-        losses = place.losses[checked:]
-        if losses and not torch.isfinite(torch.stack(losses)).all():
-            bad = next(at for at, loss in enumerate(losses, checked) if not torch.isfinite(loss))
+    def _check(self, place: Place, order: np.ndarray, number: int, lr: float) -> None:
+        """Stop at the first batch that was not looked at yet and whose loss, all workers' together, is not finite."""
+        if place.checked == len(place.losses):
+            return
+        losses = self.workers.summed(torch.stack(place.losses[place.checked :]))
+        place.losses[place.checked :] = losses.unbind()
+        if not torch.isfinite(losses).all():
+            bad = place.checked + int(torch.isfinite(losses).logical_not().nonzero()[0])
             rows = order[bad * self.options.batch : (bad + 1) * self.options.batch]
             photos = ", ".join(str(name) for name in self.train.image_ids[rows[:3]])
             where = f", in batch {bad + 1} (photos {photos}{', …' if len(rows) > 3 else ''})"
             raise FitError(self._not_finite("loss", float(place.losses[bad]), number, lr, where))
-        return len(place.losses)
+        place.checked = len(place.losses)
 
     def _not_finite(self, what: str, value: float, number: int, lr: float, where: str) -> str:
         kept = f"; the checkpoint of epoch {len(self.progress.history)} is kept" if self.progress.history else ""
@@ -272,9 +285,9 @@ class Fit:
         """Seconds of the training until now."""
         return self.progress.seconds + self._clock() - self._since
 
-    def _look(self, position: float, place: Place, order: np.ndarray, number: int, lr: float) -> None:
-        """Look at the clock: plan anew each time a part of the budget is spent, save when the last save is long ago."""
-        spent, progress = self._spent(), self.progress
+    def _look(self, spent: float, position: float, place: Place, order: np.ndarray, number: int, lr: float) -> None:
+        """Plan anew each time a part of the budget is spent, save when the last save is long ago."""
+        progress = self.progress
         steps_spent = spent - progress.aside
         if progress.mark is None:
             # The first step of a process is slower than others: kernels are chosen, or compiled.
@@ -285,7 +298,7 @@ class Fit:
             progress.mark = (steps_spent, position)
             changed = self._plan(position, spent)
         if changed or spent - progress.seconds >= self._every:
-            self._check(place, 0, order, number, lr)
+            self._check(place, order, number, lr)
             self._save()
 
     def _plan(self, position: float, spent: float) -> bool:
@@ -299,17 +312,34 @@ class Fit:
     def _save(self) -> None:
         self.watch.begin()
         progress, now = self.progress, self._clock()
-        progress.seconds, self._since = self._spent(), now
+        progress.work += (now - self._since) * self.workers.share.world
+        progress.seconds, self._since = progress.seconds + now - self._since, now
         progress.budget, progress.updates = self._budget, self.stepper.updates
+        self.workers.told(self._write)
+        self.progress.aside += self._clock() - now
+        self.watch.lap("checkpoint")
+
+    def _write(self) -> None:
+        progress = self.progress
         tensors = {**self.stepper.tensors(), **checkpoint.prefixed("best", progress.best)}
         if progress.place is not None:
             tensors |= checkpoint.prefixed("place", progress.place.tensors(self.device))
         checkpoint.write_tensors(self._path, tensors, {**progress.to_json(), "options": self.options.digest()})
-        self.progress.aside += self._clock() - now
-        self.watch.lap("checkpoint")
 
     def _resume(self) -> int | None:
         """Take up the checkpoint, if it is of this very training; gives the last finished epoch."""
+        found = self.workers.state(self._read)
+        if found is None:
+            return None
+        tensors, meta = found
+        self.stepper.restore(tensors, meta["updates"])
+        self.progress = Progress.restored(meta, tensors, self.device, self.workers.share.rank)
+        if meta["budget"] != self._budget and self.progress.pace:
+            # Somebody gave it more time, or less.
+            self._plan(self.progress.position, self.progress.seconds)
+        return len(self.progress.history)
+
+    def _read(self) -> tuple[checkpoint.State, dict[str, Any]] | None:
         try:
             tensors, meta = checkpoint.read_tensors(self._path)
         except FileNotFoundError:
@@ -320,12 +350,7 @@ class Fit:
         if meta["options"] != self.options.digest():
             log.warning("%s: %s is of another training; training starts over", self.options.name, self._path)
             return None
-        self.stepper.restore(tensors, meta["updates"])
-        self.progress = Progress.restored(meta, tensors, self.device)
-        if meta["budget"] != self._budget and self.progress.pace:
-            # Somebody gave it more time, or less.
-            self._plan(self.progress.position, self.progress.seconds)
-        return len(self.progress.history)
+        return tensors, meta
 
     def _report(self) -> BoundReport | None:
         self.watch.settle()
@@ -333,26 +358,12 @@ class Fit:
             return None
         peak = probe(self.device, self.options.precision)
         return report(
-            self.watch.seconds, self.images, work=self.work, peak=peak, device=self.device, input_name=self.source.name
-        )
-
-
-def check_rows(options: FitOptions, train: Split, val: Split) -> None:
-    """Say what is wrong with the rows before a step is made.
-
-    Raises:
-        FitError: too few of them, one class only, or a batch larger than all.
-    """
-    name = f"candidate {options.name}"
-    if len(train) < 2 or not len(val):
-        raise FitError(f"{name}: {len(train)} training and {len(val)} validation rows are too few to train")
-    if (train.labels == train.labels[0]).all():
-        raise FitError(
-            f"{name}: the {len(train)} training rows are of one class only (number {train.labels[0]}): nothing to tell "
-            "apart; widen snapshot.window_days, or look at the labels"
-        )
-    if options.batch > len(train):
-        raise FitError(
-            f"{name}: batch={options.batch} is larger than the {len(train)} training rows; "
-            f"set it to {len(train)} or less"
+            self.watch.seconds,
+            self.images,
+            work=self.work,
+            peak=peak,
+            device=self.device,
+            input_name=self.source.name,
+            workers=self.workers.share.world,
+            exchange=self.workers.exchange_seconds(self.weights, self.device) * self.steps,
         )

@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.batches import WHOLE, Chunk, Share, chunks
 from training.data import Split
+from training.distributed import ALONE, Workers
 from training.options import FitError
 from training.place import cores, free_memory
 from training.shards import Images
@@ -50,6 +52,9 @@ class Batch:
     labels: Tensor
     rows: NDArray[np.int64]
     """[N], their numbers in the training split."""
+    part: slice
+    """Where they are in the batch of all workers, which has `count` rows."""
+    count: int
 
 
 class Input(Protocol):
@@ -57,34 +62,36 @@ class Input(Protocol):
 
     name: Name
 
-    def batches(self, order: NDArray[np.int64], size: int, *, first: int = 0) -> Iterator[Callable[[], Batch]]:
-        """The rows of `order`, `size` at a time, from batch number `first` on.
+    def batches(
+        self, order: NDArray[np.int64], size: int, *, first: int = 0, share: Share = WHOLE
+    ) -> Iterator[Callable[[], Batch]]:
+        """A worker's share of each batch of `batches.chunks`.
 
-        What is yielded was read already; calling it gives it on the device. A last batch of one row is left out: batch
-        normalisation has nothing to say about it.
+        What is yielded was read already; calling it gives it on the device.
         """
         ...
 
 
 def make_input(
-    name: Name, train: Split, device: torch.device, *, decode: Decode | None = None, workers: int = 0
+    name: Name, train: Split, device: torch.device, *, decode: Decode | None = None, threads: int = 0, copies: int = 1
 ) -> Input:
     """The input called `name`.
 
     Args:
         decode: what `decode` calls.
-        workers: threads that decode; 0 is one for each core.
+        threads: that decode; 0 is one for each core.
+        copies: processes that make one such input in the same memory, and share its cores.
 
     Raises:
         FitError: `decode` without photos, or `memory` that is not there.
     """
     if name == "memory":
-        return InMemory(train, device)
+        return InMemory(train, device, copies)
     if name == "shards":
         return ReadAhead("shards", train, device, lambda rows: train.images[rows])
     if decode is None:
         raise FitError('input.pipeline = "decode": the photos as they came are not here; use "shards" or "memory"')
-    pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(threads or max(1, cores() // copies), thread_name_prefix="decode")
     wanted = decode
 
     def read(rows: NDArray[np.int64]) -> Images:
@@ -93,24 +100,22 @@ def make_input(
     return ReadAhead("decode", train, device, read)
 
 
-def _chunks(order: NDArray[np.int64], size: int, first: int) -> Iterator[NDArray[np.int64]]:
-    for start in range(first * size, len(order), size):
-        rows = order[start : start + size]
-        if len(rows) > 1:
-            yield rows
+def _batch(chunk: Chunk, images: Tensor, context: Tensor, labels: Tensor) -> Batch:
+    return Batch(images=images, context=context, labels=labels, rows=chunk.rows, part=chunk.part, count=chunk.count)
 
 
 class InMemory:
-    """All of it, once, where the device can reach it."""
+    """All of it, once a process, where the device can reach it: any row may be wanted of any worker."""
 
     name: Name = "memory"
 
-    def __init__(self, train: Split, device: torch.device) -> None:
-        wanted, free = _bytes(train), free_memory(device)
+    def __init__(self, train: Split, device: torch.device, copies: int = 1) -> None:
+        wanted, free = _bytes(train) * copies, free_memory(device)
         if free is not None and wanted > free:
+            times = f" {copies} times" if copies > 1 else ""
             raise FitError(
-                f'input.pipeline = "memory": the training pictures take {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB are '
-                'free; use "shards"'
+                f'input.pipeline = "memory": the training pictures{times} take {wanted / 1e9:.1f} GB, '
+                f'{free / 1e9:.1f} GB are free; use "shards"'
             )
         images = torch.empty(train.images.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(train), 1024):
@@ -121,18 +126,16 @@ class InMemory:
         self._context = torch.tensor(train.context, device=device)
         self._labels = torch.tensor(train.labels, device=device)
 
-    def batches(self, order: NDArray[np.int64], size: int, *, first: int = 0) -> Iterator[Callable[[], Batch]]:
-        for rows in _chunks(order, size, first):
-            yield lambda rows=rows: self._take(rows)  # type: ignore[misc]
+    def batches(
+        self, order: NDArray[np.int64], size: int, *, first: int = 0, share: Share = WHOLE
+    ) -> Iterator[Callable[[], Batch]]:
+        for chunk in chunks(order, size, share, first):
+            yield lambda chunk=chunk: self._take(chunk)  # type: ignore[misc]
 
-    def _take(self, rows: NDArray[np.int64]) -> Batch:
-        where = torch.from_numpy(rows).to(self._flat.device, non_blocking=True)
-        return Batch(
-            images=self._flat.index_select(0, where).view(len(rows), *self._shape),
-            context=self._context.index_select(0, where),
-            labels=self._labels.index_select(0, where),
-            rows=rows,
-        )
+    def _take(self, chunk: Chunk) -> Batch:
+        where = torch.from_numpy(chunk.rows).to(self._flat.device, non_blocking=True)
+        images = self._flat.index_select(0, where).view(len(where), *self._shape)
+        return _batch(chunk, images, self._context.index_select(0, where), self._labels.index_select(0, where))
 
 
 class ReadAhead:
@@ -145,25 +148,28 @@ class ReadAhead:
         self._train, self._device, self._read = train, device, read
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def batches(self, order: NDArray[np.int64], size: int, *, first: int = 0) -> Iterator[Callable[[], Batch]]:
-        chunks = _chunks(order, size, first)
+    def batches(
+        self, order: NDArray[np.int64], size: int, *, first: int = 0, share: Share = WHOLE
+    ) -> Iterator[Callable[[], Batch]]:
+        wanted = chunks(order, size, share, first)
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
-            waiting = deque(pool.submit(self._fetch, rows) for rows in islice(chunks, AHEAD))
+            waiting = deque(pool.submit(self._fetch, chunk) for chunk in islice(wanted, AHEAD))
             try:
                 while waiting:
                     ready = waiting.popleft().result()
-                    waiting.extend(pool.submit(self._fetch, rows) for rows in islice(chunks, 1))
+                    waiting.extend(pool.submit(self._fetch, chunk) for chunk in islice(wanted, 1))
                     yield ready
             finally:
                 for read in waiting:
                     read.cancel()
 
-    def _fetch(self, rows: NDArray[np.int64]) -> Callable[[], Batch]:
+    def _fetch(self, chunk: Chunk) -> Callable[[], Batch]:
+        rows = chunk.rows
         parts = [
             torch.from_numpy(part) for part in (self._read(rows), self._train.context[rows], self._train.labels[rows])
         ]
         if self._stream is None:
-            return lambda: Batch(images=parts[0], context=parts[1], labels=parts[2], rows=rows)
+            return lambda: _batch(chunk, *parts)
         with torch.cuda.stream(self._stream):
             there = [part.pin_memory().to(self._device, non_blocking=True) for part in parts]
             sent = self._stream.record_event()
@@ -174,7 +180,7 @@ class ReadAhead:
             for part in there:
                 # The allocator must not give it to somebody else while this queue reads it.
                 part.record_stream(current)
-            return Batch(images=there[0], context=there[1], labels=there[2], rows=rows)
+            return _batch(chunk, *there)
 
         return take
 
@@ -192,32 +198,42 @@ class Picked:
 
 def pick_input(
     wanted: Literal["auto"] | Name, train: Split, device: torch.device, *, batch: int, decode: Decode | None = None,
-    workers: int = 0,
+    threads: int = 0, workers: Workers = ALONE,
 ) -> Picked:  # fmt: skip
     """The input that was asked for, or for `auto` the fastest of those there is room for, measured on this machine.
+
+    Of several workers the leader measures, and all take what it found.
 
     Raises:
         FitError: as `make_input`.
     """
+    copies = workers.copies(device)
+
+    def make(name: Name, rows: Split) -> Input:
+        return make_input(name, rows, device, decode=decode, threads=threads, copies=copies)
+
     if wanted != "auto":
-        return Picked(input=make_input(wanted, train, device, decode=decode, workers=workers), why="asked for")
-    free, need = free_memory(device), _bytes(train)
+        return Picked(input=make(wanted, train), why="asked for")
+    best, why = workers.told(lambda: _fastest(train, device, min(batch, len(train)), decode is not None, copies, make))
+    log.info("input %s (%s)", best, why)
+    return Picked(input=make(best, train), why=why)
+
+
+def _fastest(
+    train: Split, device: torch.device, size: int, decoded: bool, copies: int, make: Callable[[Name, Split], Input]
+) -> tuple[Name, str]:
+    """The fastest input, and what was measured."""
+    free, need = free_memory(device), _bytes(train) * copies
     fits = free is not None and need <= free * MEMORY_SHARE
-    size = min(batch, len(train))
     sample = _sample(train, size)
-    names: list[Name] = ["shards", *(["memory"] if fits else []), *(["decode"] if decode else [])]  # type: ignore[list-item]
-    speeds = {
-        name: _speed(make_input(name, sample, device, decode=decode, workers=workers), size, len(sample))
-        for name in names
-    }
+    names: list[Name] = ["shards", *(["memory"] if fits else []), *(["decode"] if decoded else [])]  # type: ignore[list-item]
+    speeds = {name: _speed(make(name, sample), size, len(sample)) for name in names}
     best = max(speeds, key=lambda name: speeds[name])
     told = ", ".join(f"{name} {speed:,.0f}" for name, speed in sorted(speeds.items(), key=lambda item: -item[1]))
     room = "" if fits else f"; memory is left out: the pictures take {need / 1e9:.1f} GB"
     if not fits and free is not None:
         room += f" of {free / 1e9:.1f} GB free"
-    why = f"images/s: {told}{room}"
-    log.info("input %s (%s)", best, why)
-    return Picked(input=make_input(best, train, device, decode=decode, workers=workers), why=why)
+    return best, f"images/s: {told}{room}"
 
 
 def _sample(train: Split, size: int) -> Split:

@@ -11,17 +11,25 @@ from training.options import FitError
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def pick_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is one.
+def pick_device(wanted: str, number: int = 0, workers: int = 1) -> torch.device:
+    """`auto` is CUDA where there is one; of several workers of a machine, `number` has the GPU of that number.
 
     Raises:
-        FitError: CUDA was asked for and there is none.
+        FitError: CUDA was asked for and there is none, or there are fewer GPUs than workers.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise FitError("CLASSY_DEVICE=cuda: torch finds no CUDA device here; set it to cpu or auto")
-    return torch.device(wanted)
+    if wanted == "cpu" or workers == 1:
+        return torch.device(wanted)
+    if workers > torch.cuda.device_count():
+        raise FitError(
+            f"{workers} workers and {torch.cuda.device_count()} GPUs on this machine: each needs its own; lower "
+            "CLASSY_TRAIN_WORKERS, or set CLASSY_DEVICE=cpu"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def pick_precision(wanted: str, device: torch.device) -> Literal["float32", "bfloat16"]:
@@ -34,10 +42,10 @@ def pick_precision(wanted: str, device: torch.device) -> Literal["float32", "bfl
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
-def use_threads(threads: int) -> int:
-    """Let torch use so many threads; 0 is one for each core this process may run on. Gives the number."""
+def use_threads(threads: int, processes: int = 1) -> int:
+    """Let torch use so many threads; 0: a core each, of those that fall to one of `processes`. Gives the number."""
     if threads == 0:
-        threads = cores()
+        threads = max(1, cores() // processes)
     torch.set_num_threads(threads)
     return threads
 

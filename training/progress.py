@@ -12,7 +12,7 @@ from training import checkpoint
 from training.options import Epoch, FitOptions
 from training.schedule import Schedule
 
-PLAIN = ("best_epoch", "best_loss", "seconds", "aside", "pace", "evaluation", "budget", "updates")
+PLAIN = ("best_epoch", "best_loss", "seconds", "work", "aside", "pace", "evaluation", "budget", "updates")
 """Fields of a progress that are numbers."""
 
 
@@ -28,13 +28,15 @@ class Place:
     spent: float
     """Seconds of the training when the epoch began."""
     rng: np.random.Generator
-    """Of augmentation. Torch's own state, which dropout draws from, is the process's."""
+    """Of augmentation, the same in all workers. Torch's own state, which dropout draws from, is each process's."""
+    checked: int = 0
+    """How many of the losses are known to be finite, and are those of all workers."""
 
     @classmethod
-    def at_start(cls, options: FitOptions, number: int, spent: float) -> "Place":
-        """The first step of epoch `number`. All its randomness is drawn from (seed, epoch)."""
+    def at_start(cls, options: FitOptions, number: int, spent: float, rank: int = 0) -> "Place":
+        """The first step of epoch `number`. All its randomness is drawn from (seed, epoch), dropout's from rank too."""
         # Dropout inside torchvision's networks draws from torch's own state.
-        torch.manual_seed(int(np.random.default_rng([options.seed, number, 2]).integers(2**62)))
+        torch.manual_seed(int(np.random.default_rng([options.seed, number, 2, rank]).integers(2**62)))
         rng = np.random.default_rng([options.seed, number, 1])
         return cls(step=0, losses=[], seen=0, spent=spent, rng=rng)
 
@@ -47,14 +49,19 @@ class Place:
         return {"step": self.step, "seen": self.seen, "spent": self.spent, "rng": state}
 
     @classmethod
-    def restored(cls, meta: dict[str, Any], tensors: checkpoint.State, device: torch.device) -> "Place":
+    def restored(cls, meta: dict[str, Any], tensors: checkpoint.State, device: torch.device, rank: int = 0) -> "Place":
         torch.set_rng_state(tensors["cpu"])
         if device.type == "cuda" and "cuda" in tensors:
             torch.cuda.set_rng_state(tensors["cuda"], device)
+        if rank:
+            # The states are the leader's: the others must not drop what it drops.
+            torch.manual_seed(int(torch.randint(2**62, ())) + rank)
         rng = np.random.default_rng()
         rng.bit_generator.state = meta["rng"]
         losses = list(tensors["losses"].to(device).unbind())
-        return cls(step=meta["step"], losses=losses, seen=meta["seen"], spent=meta["spent"], rng=rng)
+        return cls(
+            step=meta["step"], losses=losses, seen=meta["seen"], spent=meta["spent"], rng=rng, checked=len(losses)
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,7 +74,9 @@ class Progress:
     best_loss: float = math.inf
     best: checkpoint.State = field(default_factory=dict)
     seconds: float = 0.0
-    """Of all processes that worked on it, up to their last checkpoints."""
+    """Of the training, whoever worked on it, up to the last checkpoint of each."""
+    work: float = 0.0
+    """The same times the workers there were."""
     aside: float = 0.0
     """Of them, what was no step: validations and checkpoints."""
     mark: tuple[float, float] | None = None
@@ -97,7 +106,9 @@ class Progress:
         }
 
     @classmethod
-    def restored(cls, meta: dict[str, Any], tensors: checkpoint.State, device: torch.device) -> "Progress":
+    def restored(
+        cls, meta: dict[str, Any], tensors: checkpoint.State, device: torch.device, rank: int = 0
+    ) -> "Progress":
         """What `to_json` gave, and the tensors beside it; torch's random state is put back."""
         place = meta["place"]
         return cls(
@@ -106,5 +117,5 @@ class Progress:
             history=[Epoch(**entry) for entry in meta["history"]],
             schedule=Schedule(**meta["schedule"]),
             best=checkpoint.without("best", tensors),
-            place=None if place is None else Place.restored(place, checkpoint.without("place", tensors), device),
+            place=None if place is None else Place.restored(place, checkpoint.without("place", tensors), device, rank),
         )

@@ -9,28 +9,29 @@ from torch.nn import functional
 from torch.optim import AdamW
 
 from training import checkpoint
-from training.batches import augment
+from training.batches import augment, draw
+from training.distributed import ALONE, Workers
+from training.inputs import Batch
 from training.models import Classifier
 from training.options import FitOptions
 from training.watch import Watch
 
-CONTEXT_DROP = 0.2
-"""Share of training rows whose context is hidden, so that the picture alone is enough for a new sender."""
 CLIP = 5.0
 
 
 class Stepper:
     """The model on its device, its optimizer, and the average of its weights where that was asked for."""
 
-    def __init__(self, model: Classifier, options: FitOptions, device: torch.device) -> None:
+    def __init__(self, model: Classifier, options: FitOptions, device: torch.device, workers: Workers = ALONE) -> None:
         self.options, self.device = options, device
+        self._world = workers.share.world
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.model = workers.prepared(model).to(device, memory_format=layout)  # type: ignore[call-overload]
         decayed = [weight for weight in model.parameters() if weight.ndim > 1]
         others = [weight for weight in model.parameters() if weight.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = AdamW(groups, lr=options.lr, fused=options.fused, foreach=False if not options.fused else None)
-        self.decide = torch.compile(model.decide) if options.compile else model.decide
+        self.decide = workers.spread(model, torch.compile(model.decide) if options.compile else model.decide)
         self.average = copy.deepcopy(model).eval() if options.ema else None
         self._live = [] if self.average is None else _moving(self.model)
         self._kept = [] if self.average is None else _moving(self.average)
@@ -41,15 +42,13 @@ class Stepper:
         """What is validated and kept: the average where there is one."""
         return self.model if self.average is None else self.average
 
-    def step(
-        self, images: Tensor, context: Tensor, labels: Tensor, *, lr: float, side: int, rng: np.random.Generator,
-        watch: Watch,
-    ) -> Tensor:  # fmt: skip
-        """Learn from uint8 [N, S, S, 3], [N, F] and [N], shown at `side` pixels; gives the loss, [] on the device."""
+    def step(self, batch: Batch, *, lr: float, side: int, rng: np.random.Generator, watch: Watch) -> Tensor:
+        """Learn from this worker's rows of a batch, shown at `side` pixels; gives their mean loss, [] on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        images = augment(images, self.options, rng)
-        keep = torch.from_numpy((rng.random((len(labels), 1)) >= CONTEXT_DROP).astype(np.float32)).to(self.device)
+        moves = draw(batch.count, batch.images.shape[1], self.options, rng).of(batch.part)
+        images = augment(batch.images, moves)
+        keep = torch.from_numpy(moves.told).to(self.device)
         watch.lap("augment")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"):
             pixels = self.model.pixels(images)
@@ -57,11 +56,13 @@ class Stepper:
                 pixels = pixels.contiguous()
             if side != images.shape[1]:
                 pixels = functional.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
-            logits, _ = self.decide(pixels, self.model.known(context) * keep)
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.options.label_smoothing)
+            logits, _ = self.decide(pixels, self.model.known(batch.context) * keep)
+        smoothing = self.options.label_smoothing
+        loss = functional.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
         watch.lap("forward")
         self.optimizer.zero_grad()
-        loss.backward()
+        # The mean over workers of what each one's rows weigh is the mean over the batch, however it is divided.
+        (loss * (self._world * len(batch.rows) / batch.count)).backward()
         watch.lap("backward")
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, date, datetime
@@ -92,4 +93,7 @@ def _cell(value: Any) -> str:
 def run_step(name: str, recipe: str, as_json: bool, **arguments: Any) -> None:
     settings, loaded = door(recipe)
     step = importlib.import_module(f"pipelines.{name}")
-    show(step.run(settings, loaded, **arguments), as_json)
+    receipt = step.run(settings, loaded, **arguments)
+    if os.environ.get("RANK", "0") == "0":
+        # Of a command that torchrun started many times, one speaks.
+        show(receipt, as_json)

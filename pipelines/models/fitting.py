@@ -19,6 +19,7 @@ from training.baseline import fit_baseline, standardise
 from training.bounds import BoundReport
 from training.calibrate import fit_temperature
 from training.data import SnapshotData, Split
+from training.distributed import ALONE, Workers
 from training.evaluation import logits_of
 from training.fit import Fit
 from training.inputs import Decode, pick_input
@@ -75,6 +76,8 @@ class Outcome:
     resumed_from: int | None
     stopped_by: str
     seconds: float
+    work_seconds: float
+    """The same times the workers there were."""
     planned: float
     """Epochs that the schedule was fitted to in the end."""
     report: BoundReport | None
@@ -101,17 +104,21 @@ def choose(recipe: Recipe, name: str, epochs: int | None, chosen: Mapping[str, A
 
 
 def plan(
-    settings: Settings, recipe: Recipe, candidate: Candidate, data: SnapshotData, *, minutes: float | None = None
-) -> Plan:
+    settings: Settings, recipe: Recipe, candidate: Candidate, data: SnapshotData, *, minutes: float | None = None,
+    workers: Workers = ALONE,
+) -> Plan:  # fmt: skip
     """Decide device, precision, shape and budget of a training on this snapshot.
 
     Args:
         minutes: instead of the recipe's `budget.train_minutes`.
+        workers: this process's place among those that train it.
 
     Raises:
         FitError: the device that was asked for is not there.
     """
-    device = torch.device("cpu") if isinstance(candidate, SklearnCandidate) else pick_device(settings.device)
+    seat, device = workers.seat, torch.device("cpu")
+    if not isinstance(candidate, SklearnCandidate):
+        device = pick_device(settings.device, seat.local_rank, seat.local_world)
     spec = ModelSpec(
         kind=candidate.kind,
         classes=len(data.classes),
@@ -128,22 +135,22 @@ def plan(
         spec=spec,
         options=options,
         input=recipe.input,
-        budget=budget_of(recipe, device, minutes),
+        budget=budget_of(recipe, device, minutes, seat.world),
         device=device,
         precision=precision,
-        threads=use_threads(settings.threads or (1 if spec.size <= SMALL else 0)),
+        threads=use_threads(settings.threads or (1 if spec.size <= SMALL else 0), seat.local_world),
     )
 
 
-def budget_of(recipe: Recipe, device: torch.device, minutes: float | None = None) -> Budget:
-    """The limit of the recipe that a training on this device reaches first."""
+def budget_of(recipe: Recipe, device: torch.device, minutes: float | None = None, workers: int = 1) -> Budget:
+    """The limit of the recipe that a training by so many workers on such devices reaches first."""
     limits = recipe.budget
     return tightest(
         minutes=limits.train_minutes if minutes is None else minutes,
         gpu_hours=limits.gpu_hours,
         money=limits.money,
         price_per_hour=limits.price_per_hour,
-        gpus=1 if device.type == "cuda" else 0,
+        gpus=workers if device.type == "cuda" else 0,
     )
 
 
@@ -181,12 +188,13 @@ def fit(
     *,
     on_epoch: Callable[[Epoch], None],
     decode: Decode | None = None,
+    workers: Workers = ALONE,
 ) -> Outcome:
     """Fit, then calibrate on the validation rows.
 
     Args:
         state: folder of the checkpoint; a killed training goes on from there.
-        on_epoch: told of each finished epoch of a network.
+        on_epoch: told of each finished epoch of a network, by the leader of the workers.
         decode: a training row's photo, decoded from what came; None where those are kept no longer.
 
     Raises:
@@ -207,9 +215,10 @@ def fit(
         planned.device,
         batch=planned.options.batch,
         decode=decode,
-        workers=planned.input.workers,
+        threads=planned.input.workers,
+        workers=workers,
     )
-    loop = Fit(model, train, val, planned.options, planned.device, source=picked.input)
+    loop = Fit(model, train, val, planned.options, planned.device, source=picked.input, workers=workers)
     fitted = loop.run(state, budget_seconds=planned.budget.seconds, on_epoch=on_epoch)
     temperature, figures = _calibrated(model, val, planned.device)
     return Outcome(
@@ -221,6 +230,7 @@ def fit(
         resumed_from=fitted.resumed_from,
         stopped_by=fitted.stopped_by,
         seconds=fitted.seconds,
+        work_seconds=fitted.work_seconds,
         planned=fitted.planned,
         report=fitted.report,
         input_why=picked.why,
@@ -244,6 +254,7 @@ def _fit_baseline(planned: Plan, train: Split, val: Split) -> Outcome:
         resumed_from=None,
         stopped_by="epochs",
         seconds=seconds,
+        work_seconds=seconds,
         planned=1.0,
         report=None,
         input_why="a baseline has no batches",

@@ -135,8 +135,11 @@ def open_run(
     tags: Mapping[str, str],
     parameters: Mapping[str, Any],
     key: str = tracking.RUN_KEY,
+    workers: int = 1,
 ) -> RunBook:
     """Begin a run, or take up `found`, which was not finished.
+
+    Metric `restarts` is how often it was taken up, and `workers` at that step how many took it up.
 
     An unfinished run of other parameters or another snapshot is set aside under a key of its own, so that what a
     run says of itself stays true.
@@ -163,6 +166,8 @@ def open_run(
     history = client.get_metric_history(run_id, EPOCH_METRICS["train_loss"])
     book = RunBook(client, run_id, state, {entry.step for entry in history})
     book.note_progress(max(book.logged, default=0))
+    restarts = int(found.data.metrics.get("restarts", -1)) + 1
+    book.log_figures({"restarts": restarts, "workers": workers}, step=restarts)
     return book
 
 
