@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from benchmarks import plain_training, training_photos
-from benchmarks.record import Row, before, record
+from benchmarks.record import Row, before, path_of, record
 from benchmarks.training_photos import Photos
 from benchmarks.worker_speed import rows_of, worker_speed
+from pipelines.models.boundplot import draw_bound
 from pipelines.recipe import load_recipe
 from training.baseline import standardise
 from training.fit import Fit, Fitted
@@ -121,8 +122,14 @@ def spread(values: list[float]) -> str:
 
 
 def time_to_accuracy(photos: Photos, size: Size) -> list[Row]:
-    """Ours and the plain recipe in turns, to the same accuracy; and what ours waited for."""
+    """Ours and the plain recipe in turns, to the same accuracy; and what ours waited for.
+
+    What bounded the last of ours is drawn to HOME/bench/bound-NAME.png.
+    """
     name, ours, plain, waits = photos.name, [], [], []
+    # The first steps of a process choose and compile kernels, for both.
+    train(photos, 0, options_for(name, 0, 1))
+    next(plain_training.epochs(photos, 0, options_for(name, 0, 1)))
     for seed in range(size.rounds):
         options = options_for(name, seed, size.epochs[name])
         told, fitted = train(photos, seed, options)
@@ -134,7 +141,10 @@ def time_to_accuracy(photos: Photos, size: Size) -> list[Row]:
             return []
         ours.append(mine)
         plain.append(theirs)
-        waits.append(fitted.report.waiting if fitted.report else 0.0)
+        if fitted.report:
+            waits.append(fitted.report.waiting)
+            if size is FULL:
+                draw_bound(fitted.report).savefig(path_of(f"bound-{name}.png"), dpi=110)
     wait, mine, theirs = (statistics.median(found) for found in (waits, ours, plain))
     return [
         Row(name=f"time_to_accuracy_{name}", ours=round(mine, 2), other=round(theirs, 2),

@@ -39,7 +39,7 @@ class Row:
 def before(name: str) -> dict[str, Any]:
     """What was recorded last under this name; nothing where nothing was."""
     try:
-        return json.loads(_path(name).read_text())
+        return json.loads(path_of(f"{name}.json").read_text())
     except FileNotFoundError:
         return {"rows": []}
 
@@ -59,12 +59,12 @@ def record(name: str, rows: list[Row], *, beside: bool = False, **more: object) 
     names = {row.name for row in rows}
     kept = [row for row in before(name)["rows"] if beside and row["name"] not in names]
     given = [*kept, *(row.as_json() for row in rows)]
-    write_text(
-        str(_path(name)),
-        json.dumps({"machine": machine, "commit": commit.stdout.strip(), "rows": given, **more}, indent=1),
-    )
-    return _path(name)
+    found = {"machine": machine, "commit": commit.stdout.strip(), "rows": given, **more}
+    path = path_of(f"{name}.json")
+    write_text(str(path), json.dumps(found, indent=1))
+    return path
 
 
-def _path(name: str) -> Path:
-    return load_settings().home / "bench" / f"{name}.json"
+def path_of(file: str) -> Path:
+    """A file in HOME/bench."""
+    return load_settings().home / "bench" / file
