@@ -109,7 +109,8 @@ def find(given: Sequence[str], *, others: bool = False) -> list[Path | str]:
                 raise ClassyError(f"{text}: matches no file")
             found += matched
         else:
-            raise ClassyError(f"{text}: no such file or folder, and no address that begins with https:// or http://")
+            schemes = "s3:// or https://, say" if others else "https:// or http://"
+            raise ClassyError(f"{text}: no such file or folder, and no address that begins with {schemes}")
     return found
 
 
