@@ -31,8 +31,8 @@ TRIES = 2
 """Runs in a row that must fail before a rate counts as too high, for everybody alike."""
 GOALS: dict[Flavour, float] = {"own": 3.0, "same": 1.3}
 NAMES: dict[Flavour, str] = {"own": "jpeg_rps_vs_best_peer", "same": "jpeg_rps_vs_best_peer_same_runtime"}
-CLOSE = 0.85
-"""Peers that come so near to the best at a first look are all measured in turns."""
+CLOSE = 0.75
+"""Peers that come so near to the best at a first look are all measured in turns: a look is off by a fifth at times."""
 CLEAR = 0.2
 """Photos are taken whose first class is so far ahead that other decoders and bfloat16 give the same."""
 ELSEWHERE = ("sequencing", "guard_cost", "feature_lookup")

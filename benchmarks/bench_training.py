@@ -4,8 +4,8 @@
     python -m benchmarks.bench_training --quick    # tries everything on a few photos; its figures mean nothing
     python -m benchmarks.bench_training --only time_to_accuracy,features
 
-Parts: time_to_accuracy, input, features, accuracy, memory, two_workers. What a call leaves out stays in the file as
-it was measured. Digits need nothing; the clothing photos are measured where CLASSY_CLOTHING names them.
+Parts: time_to_accuracy, bound, input, features, accuracy, memory, two_workers. What a call leaves out stays in the
+file as it was measured. Digits need nothing; the clothing photos are measured where CLASSY_CLOTHING names them.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from training.place import pick_precision, use_threads
 from training.shards import Mapped, Rows, open_shard, write_shard
 
 CPU = torch.device("cpu")
-PARTS = ("time_to_accuracy", "input", "features", "accuracy", "memory", "two_workers")
+PARTS = ("time_to_accuracy", "bound", "input", "features", "accuracy", "memory", "two_workers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +122,7 @@ def spread(values: list[float]) -> str:
 
 
 def time_to_accuracy(photos: Photos, size: Size) -> list[Row]:
-    """Ours and the plain recipe in turns, to the same accuracy; and what ours waited for.
-
-    What bounded the last of ours is drawn to HOME/bench/bound-NAME.png.
-    """
+    """Ours and the plain recipe in turns, to the same accuracy; and what ours waited for."""
     name, ours, plain, waits = photos.name, [], [], []
     # The first steps of a process choose and compile kernels, for both.
     train(photos, 0, options_for(name, 0, 1))
@@ -141,10 +138,7 @@ def time_to_accuracy(photos: Photos, size: Size) -> list[Row]:
             return []
         ours.append(mine)
         plain.append(theirs)
-        if fitted.report:
-            waits.append(fitted.report.waiting)
-            if size is FULL:
-                draw_bound(fitted.report).savefig(path_of(f"bound-{name}.png"), dpi=110)
+        waits.append(fitted.report.waiting if fitted.report else 0.0)
     wait, mine, theirs = (statistics.median(found) for found in (waits, ours, plain))
     return [
         Row(name=f"time_to_accuracy_{name}", ours=round(mine, 2), other=round(theirs, 2),
@@ -153,6 +147,15 @@ def time_to_accuracy(photos: Photos, size: Size) -> list[Row]:
         Row(name=f"loader_wait_{name}", ours=max(round(wait, 6), 1e-6), other=0.02, other_name="limit",
             unit="share of steps", better="less", spread=spread(waits)),
     ]  # fmt: skip
+
+
+def bound(photos: Photos, size: Size) -> None:
+    """Draw what bounds a training to HOME/bench/bound-NAME.png."""
+    options = options_for(photos.name, 0, size.epochs[photos.name])
+    train(photos, 0, replace(options, epochs=1))  # kernels are chosen
+    _, fitted = train(photos, 0, options)
+    if fitted.report and size is FULL:
+        draw_bound(fitted.report).savefig(path_of(f"bound-{photos.name}.png"), dpi=110)
 
 
 def input_speed(photos: Photos, size: Size) -> list[Row]:
@@ -341,6 +344,8 @@ def measure(size: Size, only: list[str], data: list[str], say: Callable[[str], N
             say(f"{photos.name}: {len(photos.files)} photos")
             if "time_to_accuracy" in only:
                 done(time_to_accuracy(photos, size))
+            if "bound" in only:
+                bound(photos, size)
             if "input" in only:
                 done(input_speed(photos, size))
             if "features" in only:

@@ -29,7 +29,7 @@ def test_every_part_runs_on_a_few_photos() -> None:
     }
     assert {row["feature"] for row in told if "feature" in row} <= set(FEATURES)
     assert any("stdev" in row for row in told)
-    assert len(PARTS) == 6
+    assert len(PARTS) == 7
 
 
 def test_the_time_to_an_accuracy_is_that_of_the_first_epoch_that_has_it() -> None:
