@@ -64,11 +64,11 @@ class Size:
 FULL = Size(
     digits=1797, clothing=1500, rounds=3,
     epochs={"digits": 12, "clothing": 8}, target={"digits": 0.97, "clothing": 0.5},
-    feature_epochs={"digits": 8, "clothing": 3}, input_seconds=3.0, seeds=3, memory_rows=2_000, worker_steps=40,
+    feature_epochs={"digits": 8, "clothing": 3}, input_seconds=3.0, seeds=3, memory_rows=2_000, worker_steps=12,
 )  # fmt: skip
 QUICK = Size(
     digits=200, clothing=80, rounds=1, epochs={"digits": 1, "clothing": 1}, target={"digits": 0.0, "clothing": 0.0},
-    feature_epochs={"digits": 1, "clothing": 1}, input_seconds=0.1, seeds=1, memory_rows=100, worker_steps=4,
+    feature_epochs={"digits": 1, "clothing": 1}, input_seconds=0.1, seeds=1, memory_rows=100, worker_steps=2,
 )  # fmt: skip
 
 
