@@ -26,6 +26,7 @@ def test_every_part_runs_on_a_few_photos() -> None:
         "memory_growth",
         "two_workers",
         "two_workers_beside_two_threads",
+        "two_workers_beside_two_apart",
     }
     assert {row["feature"] for row in told if "feature" in row} <= set(FEATURES)
     assert any("stdev" in row for row in told)

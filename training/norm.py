@@ -67,8 +67,9 @@ class _Normalise(Function):
         scale = torch.rsqrt(var + ctx.eps)
         slope = -weight * scale * scale * whole_weight / count
         level = -weight * scale * whole_bias / count - slope * mean
-        shape = [1, -1, *[1] * (x.ndim - 2)]
-        back.add_(torch.addcmul(level.view(shape), x, slope.view(shape)))
+        # The same kernel as x · slope + level: it keeps these in float32, and bfloat16 takes a quarter of the time.
+        nought, one = torch.zeros_like(mean), torch.ones_like(var)
+        back.add_(torch.batch_norm(x, slope, level, nought, one, False, 0.0, 0.0, False))
         return back, by_weight, by_bias, None
 
 
