@@ -1,5 +1,6 @@
 """A picture of what a training's steps spent their time on."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from training.bounds import BoundReport
@@ -26,6 +27,7 @@ def draw_bound(report: BoundReport) -> "Figure":
     axes.set_xlim(0, 1)
     axes.set_yticks([])
     axes.set_xlabel(f"share of {total:.3g} s of steps, {report.images_per_s:,.0f} images/s, input {report.input}")
-    axes.set_title(f"bound by {report.bound}: {report.remedy}", fontsize=8, loc="left")
+    title = textwrap.fill(f"bound by {report.bound}: {report.remedy}", 120)
+    axes.set_title(title, fontsize=8, loc="left")
     axes.legend(ncols=len(PARTS), loc="upper center", fontsize=7, frameon=False, bbox_to_anchor=(0.5, -0.35))
     return figure
