@@ -384,7 +384,7 @@ def main() -> None:
     only = given.only.split(",")
     if unknown := sorted(set(only) - set(PARTS)):
         parser.error(f"--only {', '.join(unknown)}: parts are {', '.join(PARTS)}")
-    print(measure(QUICK if given.quick else FULL, only, given.data.split(","), print) or "quick: nothing was written")
+    print(measure(QUICK if given.quick else FULL, only, given.data.split(","), print) or "no figure was recorded")
 
 
 if __name__ == "__main__":
