@@ -51,10 +51,9 @@ class Cache:
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
             make(part)
-            if not path.exists():  # else another process was faster with the same
-                os.rename(part, path)
+            os.rename(part, path)
         except OSError:
-            if not _used(path):
+            if not _used(path):  # else another process was faster with the same
                 raise
         finally:
             _remove(part)

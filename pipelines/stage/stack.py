@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import httpx
 import psutil
@@ -33,6 +33,7 @@ MLFLOW_PORT, AIRFLOW_PORT = 5000, 8080
 SERVER_GRACE_S = 45.0
 """The live server first answers what it has begun."""
 TRAINING_POOL = "classy_training"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def free_port(wanted: int) -> int:
@@ -264,20 +265,32 @@ class Stack:
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and TERM wait until the end: a child that started is known to the one that will have to stop it."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # where no signal is handled
+def interrupts_to(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Within it Ctrl-C and TERM call `handler`. Not outside the main thread, where no signal is handled."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda number, _frame: came.append(number))
+    before = {number: signal.signal(number, handler) for number in INTERRUPTS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handled in before.items():
+            signal.signal(number, handled)
+
+
+def interrupt_once(_number: int, _frame: FrameType | None) -> None:
+    """Unwind, so that what was started is stopped; once, so that nothing cuts the stopping short."""
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and TERM wait until the end: a child that started is known to the one that will have to stop it."""
+    came: list[int] = []
+    with interrupts_to(lambda number, _frame: came.append(number)):
+        yield
     if came:
         signal.raise_signal(came[0])
 

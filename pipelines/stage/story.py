@@ -5,12 +5,8 @@ The story has a home of its own, HOME/loop, and starts it anew each time: it nev
 
 import json
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -63,11 +59,11 @@ def play_under_airflow(settings: Settings, recipe: Recipe, say: Say) -> Any:
     from pipelines.loop import play
     from pipelines.stage.airflow_client import AirflowClient
     from pipelines.stage.airflow_stage import AirflowStage
-    from pipelines.stage.stack import Stack
+    from pipelines.stage.stack import Stack, interrupt_once, interrupts_to
 
     settings = fresh_home(settings, recipe)
     started = perf_counter()
-    with _interrupted_once(), Stack(settings, replay=True, say=say) as stack:
+    with interrupts_to(interrupt_once), Stack(settings, replay=True, say=say) as stack:
         client = AirflowClient(stack.airflow_url, stack.password)
         stage = AirflowStage(settings, recipe, stack, client, say)
         stage.open()
@@ -87,28 +83,6 @@ def _finish(settings: Settings, recipe: Recipe, tasks: int, wall_s: float, work_
     draw_timeline(summary.as_json(), settings.home / "timeline.png")
     write_text(str(settings.home / "summary.json"), json.dumps(summary.as_json(), indent=1))
     return summary
-
-
-@contextmanager
-def _interrupted_once() -> Iterator[None]:
-    """Ctrl-C and TERM unwind, so that what was started is stopped; once, so that nothing cuts the stopping short."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def table(summary: Any, console: Console) -> None:
