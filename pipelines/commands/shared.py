@@ -49,7 +49,7 @@ def as_values(text: str, hint: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no JSON: {error}", param_hint=hint) from None
+        raise typer.BadParameter(f'{text!r} is no JSON ({error}); write {{"lr": 0.004}}', param_hint=hint) from None
     if not isinstance(found, dict):
         raise typer.BadParameter(f'{text!r} names no fields; write {{"lr": 0.004}}', param_hint=hint)
     return found
