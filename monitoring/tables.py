@@ -125,13 +125,16 @@ decisions = Table(
     Column("run_key", Text, nullable=True),
     Column("evidence_uri", Text, nullable=True),
     Column("evidence_hash", String(64), nullable=True),
+    Column("evidence", JSON, nullable=True),
+    Column("incident", Text, nullable=True),
     Column("actor", Text, nullable=False),
     Column("as_of", UtcDateTime, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index("decisions_kind_as_of", "kind", "as_of"),
 )
-"""What was decided and on what. `kind`: monitor (KEEP, WATCH, LABEL, RETRAIN, UNKNOWN), judge (PROMOTE, HOLD,
-INSUFFICIENT DATA) or approval. A RETRAIN and the judge's row that answers it share `run_key`."""
+"""What was decided and on what. `kind`: monitor (KEEP, WATCH, LABEL, RETRAIN, ROLLBACK, PAGE), judge (PROMOTE, HOLD,
+INSUFFICIENT DATA) or approval. A RETRAIN and the judge's row that answers it share `run_key`. `evidence`: what the
+policy looked at and its rules, so that the decision can be made again; `incident`: the trouble that it belongs to."""
 
 golden_uses = Table(
     "golden_uses",

@@ -13,6 +13,7 @@ from datetime import date, datetime, timedelta
 from time import perf_counter
 from typing import Any, Protocol
 
+from monitoring.days import end_of
 from pipelines import (
     decide,
     evaluate,
@@ -29,7 +30,6 @@ from pipelines import (
     validate,
 )
 from pipelines.errors import ClassyError
-from pipelines.models.evidence import end_of
 from pipelines.recipe import Recipe, family_of
 from pipelines.settings import Settings
 

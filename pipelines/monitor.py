@@ -4,21 +4,23 @@ classy monitor --day 2026-03-07
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import pandas as pd
 from mlflow.entities import Metric
 
-from monitoring import drift, ledger, performance, reports
+from monitoring import drift, ledger, reports
+from monitoring.days import end_of
 from monitoring.stores import Store, open_store
+from monitoring.watch import Champion, Frames, Watching, detect, drift_since, watch
 from pipelines import files
 from pipelines.cache import cache_of
 from pipelines.models import tracking
-from pipelines.models.evidence import EVIDENCE, REPORT, days_before, end_of, monitor_root, read_evidence, scores_root
+from pipelines.models.evidence import EVIDENCE, REPORT, days_before, monitor_root, read_evidence, scores_root
+from pipelines.models.watching import watching_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS
@@ -42,16 +44,6 @@ class Monitored:
     report_url: str
     run_url: str | None
     columns: dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Champion:
-    """Whose predictions are watched. Photos from before `as_of` were there to train on and prove nothing."""
-
-    version: str
-    generation: int
-    run_id: str
-    as_of: datetime
 
 
 def run(settings: Settings, recipe: Recipe, *, day: date) -> Monitored:
@@ -99,44 +91,38 @@ def _watch(
     day: date,
     known: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    rules, seed = recipe.monitoring, day.toordinal()
-    reference = None if champion is None else pd.read_parquet(tracking.fetch_reference(settings, champion.run_id))
-    window = _window(settings, champion, day, rules.window_days)
-    found = drift.detect(
-        reference,
-        window,
-        stats=STATS,
-        min_rows=rules.min_rows,
-        alpha=rules.alpha,
-        min_effect=rules.min_effect,
-        seed=seed,
+    rules = watching_of(recipe)
+    frames = Frames(
+        reference=None if champion is None else pd.read_parquet(tracking.fetch_reference(settings, champion.run_id)),
+        window=_window(settings, champion, day, recipe.monitoring.window_days),
+        answers=_answers(settings, store, champion, day, rules),
+        truth=store.truth(as_of=end_of(day)),
     )
-    if champion is None:
-        found = replace(found, reasons=("there is no champion yet",))
-    since = _drift_since(settings, champion, day) if found.verdict == "DRIFT" else None
-    evidence = {
+    found = {
         "schema": SCHEMA,
-        "day": str(day),
-        "as_of": end_of(day).isoformat(),
         "recipe": recipe.digest(),
-        "verdict": found.verdict,
-        "champion": None if champion is None else {**asdict(champion), "as_of": champion.as_of.isoformat()},
-        "drift": asdict(found),
-        "drift_since": None if since is None else str(since),
-        **_accuracies(recipe, store, champion, reference, day, since),
+        **watch(day, rules, champion, frames, _earlier(settings, day)),
     }
-    evidence = json.loads(json.dumps(evidence, allow_nan=False))
+    evidence = json.loads(json.dumps(found, allow_nan=False))
     if evidence != known:
-        pair: tuple[pd.DataFrame | None, pd.DataFrame | None] = None, None
-        if reference is not None and found.columns:
-            pair = drift.compared(reference, window, stats=STATS, min_rows=rules.min_rows, seed=seed)
-        title = f"{recipe.name}, {day}"
-        page = reports.render(found, title=title, facts=_facts(evidence), reference=pair[0], window=pair[1])
-        with files.new_partition(monitor_root(settings, day)) as draft:
-            (draft.folder / EVIDENCE).write_text(json.dumps(evidence, indent=1, allow_nan=False))
-            (draft.folder / REPORT).write_text(page)
-            draft.meta = {"day": str(day), "verdict": found.verdict}
+        _write(settings, recipe, evidence, frames, day)
     return evidence
+
+
+def _write(settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames: Frames, day: date) -> None:
+    rules = watching_of(recipe)
+    found = detect(day, rules, frames)
+    pair: tuple[pd.DataFrame | None, pd.DataFrame | None] = None, None
+    if frames.reference is not None and found.columns:
+        pair = drift.compared(
+            frames.reference, frames.window, stats=STATS, min_rows=rules.min_rows, seed=day.toordinal()
+        )
+    title = f"{recipe.name}, {day}"
+    page = reports.render(found, title=title, facts=_facts(evidence), reference=pair[0], window=pair[1])
+    with files.new_partition(monitor_root(settings, day)) as draft:
+        (draft.folder / EVIDENCE).write_text(json.dumps(evidence, indent=1, allow_nan=False))
+        (draft.folder / REPORT).write_text(page)
+        draft.meta = {"day": str(day), "verdict": evidence["verdict"]}
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -160,72 +146,21 @@ def _window(settings: Settings, champion: Champion | None, day: date, days: int)
     return rows.sort_values(["captured_at", "image_id"], ignore_index=True).rename(columns={"label": "predicted"})
 
 
-def _drift_since(settings: Settings, champion: Champion | None, day: date) -> date:
-    """First day of the run of DRIFT under this champion that ends with `day`; an UNKNOWN day does not end it."""
-    since = day
+def _answers(settings: Settings, store: Store, champion: Champion | None, day: date, rules: Watching) -> pd.DataFrame:
+    """Answers about photos of the days that accuracy is measured on."""
+    since = day - timedelta(days=rules.truth_days - 1)
+    if champion is not None:
+        since = min(since, drift_since(champion, day, _earlier(settings, day)))
+    return store.predictions(since=end_of(since) - timedelta(days=1), until=end_of(day))
+
+
+def _earlier(settings: Settings, day: date) -> Iterator[dict[str, Any]]:
+    """Evidence of the days before, newest first."""
     for earlier in days_before(settings, day):
         evidence = read_evidence(settings, earlier)
-        watched = evidence and evidence["champion"]
-        if not evidence or not watched or not champion or watched["version"] != champion.version:
-            break
-        if evidence["verdict"] == "NO DRIFT":
-            break
-        if evidence["verdict"] == "DRIFT":
-            since = earlier
-    return since
-
-
-def _accuracies(
-    recipe: Recipe,
-    store: Store,
-    champion: Champion | None,
-    reference: pd.DataFrame | None,
-    day: date,
-    since: date | None,
-) -> dict[str, Any]:
-    """Accuracy of the last truth_days and since the drift began, both against the reference."""
-    classes = recipe.taxonomy.classes
-    until = end_of(day)
-    truth = store.truth(as_of=until)
-    held_out = _reference_accuracy(reference)
-    measure = partial(_accuracy, store, champion, truth, classes, held_out, until)
-    lately = measure(until - timedelta(days=recipe.monitoring.truth_days))
-    began = None if since is None else end_of(since) - timedelta(days=1)
-    fresh = 0
-    if began is not None:
-        photos = store.predictions(since=began, until=until)["image_id"]
-        fresh = int((truth["image_id"].isin(set(photos)) & truth["label"].isin(list(classes))).sum())
-    return {
-        "reference_accuracy": asdict(held_out),
-        "lately": lately,
-        "since_drift": None if began is None else measure(began),
-        "fresh_labels": fresh,
-    }
-
-
-def _reference_accuracy(reference: pd.DataFrame | None) -> performance.Share:
-    if reference is None:
-        return performance.share(0, 0)
-    known = reference[reference["label"].notna()]
-    return performance.share(int((known["label"] == known["predicted"]).sum()), len(known))
-
-
-def _accuracy(
-    store: Store,
-    champion: Champion | None,
-    truth: pd.DataFrame,
-    classes: Sequence[str],
-    held_out: performance.Share,
-    until: datetime,
-    since: datetime,
-) -> dict[str, Any]:
-    if champion is None:
-        found = performance.measure(pd.DataFrame(columns=["image_id", "label", "predicted_at"]), truth, classes)
-    else:
-        answers = store.predictions(since=max(since, champion.as_of), until=until)
-        found = performance.measure(answers[answers["model_version"] == champion.version], truth, classes)
-    loss = performance.compare(held_out, found.accuracy)
-    return {"since": since.isoformat(), "performance": asdict(found), "loss": asdict(loss)}
+        if evidence is None:
+            return
+        yield evidence
 
 
 # ------------------------------------------------------------------------------------------------- saying

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from monitoring.bulk import line_of
+from monitoring.days import end_of
 from monitoring.stores import Store, open_store
 from pipelines import files
 from pipelines.cache import cache_of
@@ -32,7 +33,7 @@ from pipelines.data import features
 from pipelines.data.images import spec_of
 from pipelines.errors import ClassyError
 from pipelines.models import tracking
-from pipelines.models.evidence import end_of, scores_root
+from pipelines.models.evidence import scores_root
 from pipelines.recipe import Recipe
 from pipelines.scoring import check_model, gathered
 from pipelines.settings import Settings

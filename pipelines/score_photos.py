@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from monitoring.days import end_of
 from monitoring.stores import open_store
 from pipelines import files
 from pipelines.data import features
 from pipelines.errors import ClassyError
-from pipelines.models.evidence import end_of
 from pipelines.recipe import Recipe
 from pipelines.scoring import ANSWERS, ASKED, PhotoScorer, Wanted, blocks_of, gathered
 from pipelines.settings import Settings

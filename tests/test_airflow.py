@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from monitoring.days import end_of
 from monitoring.stores import Store, open_store
 from pipelines.errors import ClassyError
 from pipelines.loop import FIRST, play, story_days
 from pipelines.models import judgement
-from pipelines.models.evidence import end_of
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import load_settings
 from pipelines.stage.airflow_client import DONE, AirflowClient, wait_until

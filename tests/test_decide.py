@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from monitoring.days import end_of
 from monitoring.stores import Store, open_store
 from pipelines import decide, files
 from pipelines.errors import ClassyError
-from pipelines.models.evidence import EVIDENCE, end_of, monitor_root
+from pipelines.models.evidence import EVIDENCE, monitor_root
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 

@@ -14,12 +14,12 @@ import pandas as pd
 import psutil
 import pytest
 
+from monitoring.days import end_of
 from monitoring.stores import open_store
 from pipelines import explain, files
 from pipelines.errors import ClassyError
 from pipelines.loop import story_days
 from pipelines.models import tracking
-from pipelines.models.evidence import end_of
 from pipelines.models.judgement import of_decision
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import Settings, load_settings

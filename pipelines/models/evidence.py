@@ -4,7 +4,7 @@
 """
 
 import json
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 from typing import Any
 
 import fsspec
@@ -14,11 +14,6 @@ from pipelines.settings import Settings
 
 EVIDENCE = "evidence.json"
 REPORT = "report.html"
-
-
-def end_of(day: date) -> datetime:
-    """When a day is over and its steps run: the next midnight, UTC."""
-    return datetime.combine(day + timedelta(days=1), time(), UTC)
 
 
 def scores_root(settings: Settings, day: date) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import fsspec
 
+from monitoring.days import end_of
 from monitoring.stores import Store
 from pipelines.loop import FIRST, story_days
-from pipelines.models.evidence import end_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from pipelines.sources import open_source
