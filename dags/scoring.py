@@ -6,13 +6,16 @@ Wakes when a day's features are ready (asset `classy_features`).
 |---|---|
 | score | the champion over the day's photos, into `predictions` |
 | monitor | drift of pictures, predictions and embeddings against the champion's own reference; accuracy on the labels that have arrived. **Drift report** opens the Evidently page |
-| decide | KEEP, WATCH, LABEL or RETRAIN, with its reason, once a day, into `decisions` |
+| decide | KEEP, WATCH, LABEL, RETRAIN, ROLLBACK or PAGE, with its reason, once a day, into `decisions` |
+| tell | one message an incident, and one more when it calls for more: into the log, and where `CLASSY_NOTIFY` says |
 | ask | only for RETRAIN: the asset `classy_retrain` wakes training |
+| roll back | only for ROLLBACK: the model before takes over |
 
 Without a champion there is nothing to score and the run ends as skipped.
 """
 
 from airflow.sdk import Metadata, dag, task
+from notifying import notify
 from wiring import DEFAULTS, FEATURES, RECIPE, RETRAIN, START, as_day, extras, linked, run_step, skip_unless
 
 
@@ -52,8 +55,26 @@ def scoring() -> None:
         for receipt in asked:
             yield Metadata(RETRAIN, {key: receipt[key] for key in ("run_key", "as_of", "reason", "drift_from")})
 
+    @task
+    def roll_back(decided: list[dict]) -> list[dict]:
+        wanted = [receipt for receipt in decided if receipt["action"] == "ROLLBACK"]
+        skip_unless(bool(wanted), "nothing is to be rolled back")
+        return [
+            run_step("rollback", reason=receipt["reason"], actor="classy decide", run_key=receipt["run_key"])
+            for receipt in wanted
+        ]
+
+    @task
+    def tell(decided: list[dict]) -> list[str]:
+        news = [receipt for receipt in decided if receipt["notify"]]
+        skip_unless(bool(news), "nothing new")
+        return notify(news)
+
     monitored = linked(monitor(linked(score(), run_url="MLflow run")), report_url="Drift report", run_url="MLflow run")
-    ask(decide(monitored))
+    decided = decide(monitored)
+    ask(decided)
+    roll_back(decided)
+    tell(decided)
 
 
 scoring()

@@ -36,6 +36,8 @@ class Gates(Protocol):
     @property
     def calibration_margin(self) -> float: ...
     @property
+    def drift_trade(self) -> float: ...
+    @property
     def latency_factor(self) -> float: ...
     @property
     def size_factor(self) -> float: ...
@@ -142,16 +144,22 @@ def not_worse(
     gate: str = "not worse",
     metric: MetricName = "accuracy",
     frozen: bool = False,
+    won: float = 0.0,
 ) -> Finding:
     """Not worse by more than the metric's margin.
 
     Args:
         name: of the rows.
         frozen: whether no more rows of this kind will come.
+        won: accuracy that was surely won on rows since a drift; `drift_trade` of it may be lost here.
     """
     difference, field = found.differences[metric], MARGINS[metric]
-    margin = getattr(gates, field)
-    what = f"{_seen(found, metric, gates)}; gates.{field} allows a loss of {amount(margin, metric)}"
+    margin, traded = getattr(gates, field), gates.drift_trade * won
+    allows = f"gates.{field} allows a loss of {amount(margin, metric)}"
+    if traded > margin:
+        margin = traded
+        allows = f"gates.drift_trade allows a loss of {amount(margin, metric)} for what is won since the drift began"
+    what = f"{_seen(found, metric, gates)}; {allows}"
     if difference.low > -margin:
         return Finding(gate=gate, outcome="pass", sentence=f"Not worse than {opponent} on {name}: {what}.")
     if difference.gain < -margin / 2:

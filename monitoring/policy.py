@@ -1,7 +1,13 @@
-"""What to do about it: from evidence to KEEP, WATCH, LABEL, RETRAIN or UNKNOWN, with the reason in a sentence.
+"""What to do about it: from evidence to KEEP, WATCH, LABEL, RETRAIN, ROLLBACK or PAGE, with the reason in a sentence.
 
-An alarm alone trains nothing. A contender is asked for when the world has changed, that costs accuracy as
-measured on labels, there are enough new labels to learn the change from, and nobody is at it already.
+An alarm alone trains nothing. A contender is asked for when a change is established (drift in several windows, or
+a loss that is sure by itself), it costs accuracy as measured on labels, there are enough new labels to learn from,
+nobody is at it already, and there is something left to spend. What belongs to one trouble is one incident: it
+opens with the change, and closes when several windows are calm and accuracy is back.
+
+A champion that was trained on two days of a new world knows little of it, and looks fine beside its own reference.
+While accuracy stays below what it was before the incident, a contender is asked for again each time that the labels
+since the change have multiplied by `follow_up`: so retrainings grow with the logarithm of what there is to learn.
 
 Pure: the same evidence and rules give the same decision, so stored evidence can be replayed.
 """
@@ -10,17 +16,32 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-Action = Literal["KEEP", "WATCH", "LABEL", "RETRAIN", "UNKNOWN"]
+Action = Literal["KEEP", "WATCH", "LABEL", "RETRAIN", "ROLLBACK", "PAGE"]
+Cause = Literal["refused", "budget", "blind"]
+"""Why a person is called: contenders were refused, the budget is spent, or nothing can be told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """The recipe's policy: a share, a count and days."""
+    """The recipe's `[policy]`: shares, counts and days."""
 
     min_loss: float
     min_fresh_labels: int
+    confirm: int
+    windows: int
+    calm: int
+    sure_loss: float
+    regain: float
+    settle: int
+    follow_up: float
     cooldown_days: int
     in_flight_days: int
+    max_retrains: int
+    budget_days: int
+    give_up_after: int
+    probation_days: int
+    rollback: bool
+    blind_windows: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,17 +53,47 @@ class Evidence:
     drift_reason: str
     drift_since: date | None
     """First day of the unbroken run of DRIFT that `day` is in."""
+    drifted_windows: int
+    """Windows with DRIFT among the champion's last `windows` that could be told, this one included."""
+    unknown_windows: int
+    """Windows in a row, up to this one, that could not be told."""
     loss: float | None
     """Reference accuracy minus accuracy, on photos since the drift began if there is drift; None without labels."""
     loss_significant: bool
+    loss_p: float | None
+    """Chance of so large a loss where nothing changed."""
     loss_rows: int
     """Labelled photos behind `loss`."""
     fresh_labels: int
-    """Labelled photos captured since the drift began."""
+    """Labelled photos captured since the drift began; without drift those behind `loss`."""
+    labels_known: int
+    """All labels that are known."""
+    generation: int
+    champion_age: int
+    """Days since what the champion was trained on was known."""
     in_flight: str | None
     """Run key of a retraining that no judge has answered yet."""
     last_retrain: date | None
     """Newest day on which a retraining was asked for; after `day` where an old day is decided late."""
+    retrains: int
+    """Retrainings asked for in the last `budget_days`."""
+    refused: int
+    """Contenders in a row that were judged and not promoted."""
+    rolled_back: bool
+    """Whether this generation was decided to be rolled back before."""
+    paged: tuple[Cause, ...]
+    """What a person was called for since the last promotion, or since a person took the loop up again."""
+    incident: str | None
+    """The one that is open."""
+    calm_windows: int
+    """Windows in a row, up to this one, without drift and without a loss."""
+    shortfall: float | None
+    """Accuracy before the open incident minus accuracy of the last days; None without incident or labels."""
+    shortfall_significant: bool
+    labels_at_start: int | None
+    """`labels_known` when the incident opened."""
+    labels_at_retrain: int | None
+    """`labels_known` when a retraining of the incident was last asked for."""
 
     def __post_init__(self) -> None:
         if self.drift_since is not None and self.drift_since > self.day:
@@ -51,37 +102,60 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
+    """`incident`: the trouble that this belongs to, if any. `cause`: of a PAGE."""
+
     action: Action
     reason: str
+    incident: str | None = None
+    cause: Cause | None = None
 
 
 def decide(evidence: Evidence, rules: Rules) -> Decision:
     """The action for this evidence."""
-    loss = _loss(evidence, rules)
     if evidence.drift == "UNKNOWN":
-        return Decision(action="UNKNOWN", reason=f"Drift cannot be told: {evidence.drift_reason}. {loss}.")
-    if evidence.drift == "NO DRIFT":
-        action: Action = "WATCH" if lost(evidence, rules) else "KEEP"
-        return Decision(action=action, reason=f"No drift. {loss}.")
-    drift = f"Drift since {evidence.drift_since or evidence.day} ({evidence.drift_reason})"
-    if flying(evidence, rules):
-        return Decision(action="WATCH", reason=f"{drift}. {evidence.in_flight} is in flight and not judged yet.")
-    if evidence.fresh_labels < rules.min_fresh_labels:
-        wanted = f"{evidence.fresh_labels} labels since then, {rules.min_fresh_labels} are needed to tell and to learn"
-        return Decision(action="LABEL", reason=f"{drift}. {loss}. {wanted}.")
-    if not lost(evidence, rules):
-        return Decision(action="WATCH", reason=f"{drift}. {loss}: a new model has nothing to win back.")
-    if cooling(evidence, rules):
-        wait = f"the last retraining was asked for on {evidence.last_retrain}, cool-down is {rules.cooldown_days} days"
-        return Decision(action="WATCH", reason=f"{drift}. {loss}, but {wait}.")
-    given_up = f" {evidence.in_flight} was never judged and is given up." if evidence.in_flight else ""
-    reason = f"{drift}. {loss}. {evidence.fresh_labels} fresh labels to learn from.{given_up}"
-    return Decision(action="RETRAIN", reason=reason)
+        return _blind(evidence, rules)
+    incident = _incident(evidence, rules)
+    if incident is None:
+        action: Action = "WATCH" if evidence.drift == "DRIFT" or lost(evidence, rules) else "KEEP"
+        return Decision(action=action, reason=f"{_seen(evidence, rules)}.{_unconfirmed(evidence, rules)}")
+    if _regretted(evidence, rules):
+        reason = f"{_seen(evidence, rules)}, {evidence.champion_age} days after its promotion and without drift."
+        return Decision(action="ROLLBACK", reason=reason, incident=incident)
+    if not (lost(evidence, rules) or behind(evidence, rules)):
+        return _costless(evidence, rules, incident)
+    return _contender(evidence, rules, incident)
+
+
+# --------------------------------------------------------------------------------------- parts of a decision
+
+
+def established(evidence: Evidence, rules: Rules) -> bool:
+    """Has the world changed? Drift in several windows, or a loss that is sure without any."""
+    return evidence.drifted_windows >= rules.confirm or sure(evidence, rules)
 
 
 def lost(evidence: Evidence, rules: Rules) -> bool:
     """Is accuracy down by enough, and surely?"""
     return evidence.loss is not None and evidence.loss_significant and evidence.loss >= rules.min_loss
+
+
+def sure(evidence: Evidence, rules: Rules) -> bool:
+    """Is accuracy down so surely that no drift need speak for it?"""
+    return lost(evidence, rules) and evidence.loss_p is not None and evidence.loss_p <= rules.sure_loss
+
+
+def behind(evidence: Evidence, rules: Rules) -> bool:
+    """Is accuracy still below what it was before the incident, although the champion was trained since?"""
+    short = evidence.shortfall
+    return short is not None and evidence.shortfall_significant and short >= rules.regain
+
+
+def grown(evidence: Evidence, rules: Rules) -> bool:
+    """Are there so many more labels than at the incident's last retraining that another one can learn from them?"""
+    start, last = evidence.labels_at_start, evidence.labels_at_retrain
+    if start is None or last is None:
+        return True
+    return evidence.labels_known - start >= rules.follow_up * max(last - start, 1)
 
 
 def flying(evidence: Evidence, rules: Rules) -> bool:
@@ -95,6 +169,106 @@ def flying(evidence: Evidence, rules: Rules) -> bool:
 def cooling(evidence: Evidence, rules: Rules) -> bool:
     """Was a retraining asked for within the last `cooldown_days`?"""
     return evidence.last_retrain is not None and (evidence.day - evidence.last_retrain).days <= rules.cooldown_days
+
+
+def _incident(evidence: Evidence, rules: Rules) -> str | None:
+    """The open incident, or a new one; None where there is none, or it has been calm for long enough."""
+    if evidence.incident is not None:
+        back = evidence.calm_windows >= rules.calm and not behind(evidence, rules)
+        # A world that stays harder is the world by now.
+        return None if back or evidence.calm_windows >= rules.settle else evidence.incident
+    return f"incident-{evidence.drift_since or evidence.day}" if established(evidence, rules) else None
+
+
+def _regretted(evidence: Evidence, rules: Rules) -> bool:
+    return (
+        rules.rollback
+        and evidence.drift == "NO DRIFT"
+        and sure(evidence, rules)
+        and evidence.generation > 1
+        and evidence.champion_age <= rules.probation_days
+        and not evidence.rolled_back
+    )
+
+
+def _blind(evidence: Evidence, rules: Rules) -> Decision:
+    seen = f"Drift cannot be told: {evidence.drift_reason}. {_loss(evidence, rules)}."
+    if evidence.unknown_windows < rules.blind_windows or "blind" in evidence.paged:
+        return Decision(action="WATCH", reason=seen, incident=evidence.incident)
+    reason = f"{seen} That is so for {evidence.unknown_windows} windows in a row: somebody must look."
+    return Decision(action="PAGE", reason=reason, incident=evidence.incident, cause="blind")
+
+
+def _costless(evidence: Evidence, rules: Rules, incident: str) -> Decision:
+    """A change is established, and no loss is."""
+    seen = _seen(evidence, rules)
+    if evidence.drift == "DRIFT" and evidence.fresh_labels < rules.min_fresh_labels:
+        return Decision(action="LABEL", reason=f"{seen}. {_wanted(evidence, rules)}.", incident=incident)
+    told = ": a new model has nothing to win back." if evidence.drift == "DRIFT" else "."
+    return Decision(action="WATCH", reason=seen + told, incident=incident)
+
+
+def _contender(evidence: Evidence, rules: Rules, incident: str) -> Decision:
+    """There is something to win back: is it time?"""
+    seen = _seen(evidence, rules)
+
+    def watch(why: str) -> Decision:
+        return Decision(action="WATCH", reason=f"{seen}, but {why}.", incident=incident)
+
+    if flying(evidence, rules):
+        return Decision(action="WATCH", reason=f"{seen}. {evidence.in_flight} is in flight and not judged yet.",
+                        incident=incident)  # fmt: skip
+    if evidence.refused >= rules.give_up_after:
+        why = f"the last {evidence.refused} contenders were not promoted"
+        return (
+            watch(f"{why}, a person was called")
+            if "refused" in evidence.paged
+            else _page("refused", seen, why, incident)
+        )
+    if evidence.drift == "DRIFT" and evidence.fresh_labels < rules.min_fresh_labels:
+        return Decision(action="LABEL", reason=f"{seen}. {_wanted(evidence, rules)}.", incident=incident)
+    if cooling(evidence, rules):
+        return watch(f"the last retraining was asked for on {evidence.last_retrain}, cool-down is "
+                     f"{rules.cooldown_days} days")  # fmt: skip
+    if not grown(evidence, rules):
+        return watch(f"the labels since the change have not yet grown {rules.follow_up:g} times since the retraining "
+                     f"of {evidence.last_retrain}")  # fmt: skip
+    if evidence.retrains >= rules.max_retrains:
+        why = f"{evidence.retrains} retrainings in {rules.budget_days} days are all that policy.max_retrains allows"
+        return (
+            watch(f"{why}, a person was called") if "budget" in evidence.paged else _page("budget", seen, why, incident)
+        )
+    given_up = f" {evidence.in_flight} was never judged and is given up." if evidence.in_flight else ""
+    reason = f"{seen}. {evidence.fresh_labels} fresh labels to learn from.{given_up}"
+    return Decision(action="RETRAIN", reason=reason, incident=incident)
+
+
+def _page(cause: Cause, seen: str, why: str, incident: str) -> Decision:
+    reason = f"{seen}, and {why}: look at it, then `classy resume`, or train and promote one by hand."
+    return Decision(action="PAGE", reason=reason, incident=incident, cause=cause)
+
+
+# ------------------------------------------------------------------------------------------------- sentences
+
+
+def _seen(evidence: Evidence, rules: Rules) -> str:
+    drift = "No drift"
+    if evidence.drift == "DRIFT":
+        drift = f"Drift since {evidence.drift_since or evidence.day} ({evidence.drift_reason})"
+    seen = f"{drift}. {_loss(evidence, rules)}"
+    if behind(evidence, rules) and evidence.shortfall is not None:
+        seen += f"; {100 * evidence.shortfall:.1f} points below what it was before {evidence.incident}"
+    return seen
+
+
+def _unconfirmed(evidence: Evidence, rules: Rules) -> str:
+    if evidence.drift == "DRIFT":
+        return f" Seen in {evidence.drifted_windows} of the last {rules.windows} windows, {rules.confirm} establish it."
+    return ""
+
+
+def _wanted(evidence: Evidence, rules: Rules) -> str:
+    return f"{evidence.fresh_labels} labels since then, {rules.min_fresh_labels} are needed to tell and to learn"
 
 
 def _loss(evidence: Evidence, rules: Rules) -> str:

@@ -16,7 +16,7 @@ rows come before all: whatever else was found, it was found on too little.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -170,15 +170,22 @@ def _guardrails(opponent: OpponentKind, parts: Mapping[str, Comparison | None], 
         if golden is None:
             findings.append(no_rows("golden", "No golden rows: whether the contender forgot something cannot be told."))
         else:
-            findings.append(not_worse(golden, "golden rows", gates, opponent=whom, gate="golden", frozen=True))
-            findings.append(
-                not_worse(golden, "golden rows", gates, opponent=whom, gate="macro-F1", metric="macro_f1", frozen=True)
-            )
+            kept: dict[str, Any] = {"gates": gates, "opponent": whom, "frozen": True, "won": _won(parts, gates)}
+            findings.append(not_worse(golden, "golden rows", gate="golden", **kept))
+            findings.append(not_worse(golden, "golden rows", gate="macro-F1", metric="macro_f1", **kept))
         if pooled is not None:
             findings.append(not_worse(pooled, "all rows", gates, opponent=whom, gate="log loss", metric="log_loss"))
     if opponent != "guess" and pooled is not None:
         findings.append(not_worse(pooled, "all rows", gates, opponent=whom, gate="calibration", metric="ece"))
     return findings
+
+
+def _won(parts: Mapping[str, Comparison | None], gates: Gates) -> float:
+    """Accuracy that was surely won on rows since the drift began: golden rows are of the world before it."""
+    drifted = parts.get("drifted")
+    if drifted is None or drifted.rows < gates.min_rows:
+        return 0.0
+    return max(0.0, drifted.differences["accuracy"].low)
 
 
 def _conclude(findings: list[Finding], *, too_few: bool) -> Ruling:

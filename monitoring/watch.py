@@ -127,6 +127,7 @@ def _accuracies(
         "lately": measure(until - timedelta(days=rules.truth_days)),
         "since_drift": None if began is None else measure(began),
         "fresh_labels": fresh,
+        "labels_known": int(truth["label"].isin(list(rules.classes)).sum()),
     }
 
 

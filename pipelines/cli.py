@@ -7,13 +7,13 @@ import warnings
 import typer
 from rich.console import Console
 
-from pipelines.commands import canary, keys, predict, production, serving, stage, steps, upkeep
+from pipelines.commands import canary, keys, predict, production, scorecard, serving, stage, steps, upkeep
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Keeps an image classifier good in production. Start with `classy loop`, or `make run` for the whole of it.",
 )  # fmt: skip
-for part in (steps, stage, serving, predict, production):
+for part in (steps, stage, scorecard, serving, predict, production):
     app.add_typer(part.app)
 app.add_typer(canary.app, name="canary")
 app.add_typer(keys.app, name="keys")

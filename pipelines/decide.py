@@ -13,7 +13,7 @@ from monitoring.days import end_of
 from monitoring.policy import Rules
 from monitoring.policy import decide as weigh
 from monitoring.stores import Store, open_store
-from monitoring.weighing import gather
+from monitoring.weighing import gather, news, stored
 from pipelines import files
 from pipelines.errors import ClassyError
 from pipelines.models.evidence import EVIDENCE, monitor_root, read_evidence
@@ -21,11 +21,14 @@ from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
 ACTOR = "classy decide"
+ACTED = ("RETRAIN", "ROLLBACK")
+"""Decisions that the loop acts on; each has a run key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """The day's decision. RETRAIN has a run key; its data is taken as of `as_of`, and judged since `drift_from`."""
+    """The day's decision. RETRAIN and ROLLBACK have a run key; a retraining's data is taken as of `as_of`, and judged
+    since `drift_from`."""
 
     day: str
     action: str
@@ -35,6 +38,9 @@ class Decided:
     as_of: str
     drift_from: str | None
     """First day of the drift; None without one."""
+    incident: str | None
+    notify: bool
+    """Whether somebody should be told: an incident opened, or got worse. True for one decision of each."""
 
 
 def run(settings: Settings, recipe: Recipe, *, day: date) -> Decided:
@@ -59,6 +65,8 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Decided:
         run_key=recorded["run_key"],
         as_of=recorded["as_of"].isoformat(),
         drift_from=_read(settings, day)["drift_since"],
+        incident=recorded["incident"],
+        notify=news(recorded, store.decisions("monitor")),
     )
 
 
@@ -67,15 +75,18 @@ def _decision(settings: Settings, recipe: Recipe, store: Store, day: date, key: 
     manifest = files.need_manifest(uri, f"monitor --day {day}")
     found = _read(settings, day)
     rules = Rules(**recipe.policy.model_dump())
-    decision = weigh(gather(found, store.decisions(), day), rules)
+    evidence = gather(found, store.decisions(), day, rules)
+    decision = weigh(evidence, rules)
     return {
         "decision_key": key,
         "kind": "monitor",
         "action": decision.action,
         "reason": decision.reason,
-        "run_key": f"retrain-{day}" if decision.action == "RETRAIN" else None,
+        "run_key": f"{decision.action.lower()}-{day}" if decision.action in ACTED else None,
         "evidence_uri": files.join(uri, EVIDENCE),
         "evidence_hash": manifest["files"][EVIDENCE]["sha256"],
+        "evidence": stored(evidence, rules, decision, found),
+        "incident": decision.incident,
         "actor": ACTOR,
         "as_of": end_of(day),
         "created_at": datetime.now(UTC),

@@ -23,6 +23,7 @@ from pipelines import (
     optimize,
     prepare,
     promote,
+    rollback,
     score,
     search,
     snapshot,
@@ -114,6 +115,8 @@ class LocalStage:
         if decided.action == "RETRAIN":
             since = date.fromisoformat(decided.drift_from) if decided.drift_from else None
             self.retrain(decided.run_key, end_of(day), reason=decided.reason, drift_from=since)
+        if decided.action == "ROLLBACK":
+            self._do(rollback, reason=decided.reason, actor=decide.ACTOR, run_key=decided.run_key)
 
     def retrain(self, run_key: str, known_by: datetime, *, reason: str, drift_from: date | None = None) -> None:
         snapped = self._do(snapshot, as_of=known_by, drift_from=drift_from)

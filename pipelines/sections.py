@@ -244,6 +244,9 @@ class Gates(Section):
     """The same for log loss, in nats."""
     calibration_margin: float = Field(default=0.05, gt=0)
     """The same for the expected calibration error."""
+    drift_trade: float = Field(default=0.5, ge=0, le=1)
+    """Of the accuracy that a contender surely wins on rows since a drift, the share that it may lose on golden rows,
+    in accuracy and macro-F1, where that is more than the margin: golden rows are of the world before it."""
     latency_factor: float = Field(default=3.0, gt=0)
     """A contender may be at most so many times as slow as the champion."""
     size_factor: float = Field(default=3.0, gt=0)
@@ -292,25 +295,66 @@ class Monitoring(Section):
     """A smaller window is UNKNOWN, never "no drift"."""
     reference_days: int = Field(default=5, ge=1)
     """The champion's reference: held-out rows of the last so many days it knew."""
-    alpha: float = Field(default=0.002, gt=0, lt=0.5)
-    """False alarms a window, over all columns together."""
+    false_alarms: float = Field(default=0.05, gt=0, lt=0.5)
+    """Chance that any column of any window is called drift while `family_windows` windows pass in which nothing
+    changes."""
+    family_windows: int = Field(default=30, ge=1)
+    """Windows that share this chance. Each gets its part of it (Bonferroni), which holds although windows share a
+    reference; within a window all columns share its part."""
     min_effect: float = Field(default=0.12, ge=0, le=1)
     """A smaller Kolmogorov-Smirnov or total-variation distance is not drift, however sure."""
     truth_days: int = Field(default=3, ge=1)
     """Accuracy is measured on labelled predictions of the last so many days."""
 
+    @property
+    def alpha(self) -> float:
+        """Chance of a false alarm in one window, over all columns together."""
+        return self.false_alarms / self.family_windows
+
 
 class Policy(Section):
-    """When to ask for a contender."""
+    """When to ask for a contender, for labels, or for a person."""
 
     min_loss: float = Field(default=0.05, gt=0, lt=1)
     """Accuracy must be down by at least this much."""
     min_fresh_labels: int = Field(default=100, ge=1)
     """Labels since the drift began; fewer asks for labels instead."""
-    cooldown_days: int = Field(default=3, ge=0)
+    confirm: int = Field(default=2, ge=1)
+    """Windows with drift that establish it, of the champion's last `windows` that could be told."""
+    windows: int = Field(default=3, ge=1)
+    calm: int = Field(default=2, ge=1)
+    """Windows in a row without drift and without a loss after which an incident is over, if accuracy is back."""
+    sure_loss: float = Field(default=0.001, gt=0, lt=0.5)
+    """A loss this unlikely by chance establishes a change that no drift was seen of."""
+    regain: float = Field(default=0.02, gt=0, lt=1)
+    """Accuracy is back when it is within this of what it was before the incident, or cannot be told from it."""
+    settle: int = Field(default=7, ge=1)
+    """Windows in a row that are calm after which an incident is over although accuracy is not back: the new world is
+    harder."""
+    follow_up: float = Field(default=3.0, gt=1)
+    """While accuracy is not back, a contender is asked for again each time the labels since the change have grown by
+    this factor."""
+    cooldown_days: int = Field(default=2, ge=0)
     """Days after a retraining was asked for in which none is asked again."""
     in_flight_days: int = Field(default=7, ge=0)
     """A retraining that no judge has answered after so many days is given up."""
+    max_retrains: int = Field(default=6, ge=0)
+    """Retrainings that may be asked for in `budget_days`; when more are wanted, a person is called."""
+    budget_days: int = Field(default=30, ge=1)
+    give_up_after: int = Field(default=2, ge=1)
+    """After so many contenders in a row that were not promoted, a person is called and no more are asked for."""
+    rollback: bool = True
+    """Whether a champion that loses accuracy in a world that did not change is rolled back by itself."""
+    probation_days: int = Field(default=3, ge=0)
+    """For so many days after what it was trained on was known."""
+    blind_windows: int = Field(default=3, ge=1)
+    """After so many windows in a row that cannot be told, a person is called."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> "Policy":
+        if self.confirm > self.windows:
+            raise ValueError(f"confirm={self.confirm}: cannot be more than windows={self.windows}")
+        return self
 
 
 class Story(Section):

@@ -55,7 +55,7 @@ def bench_judge(
     json_: JsonOption = False,
 ) -> None:
     """How often the judge is right in made-up worlds, and what killed and racing promotions leave behind."""
-    bench = _bench("bench_judge")
+    bench = bench_module("bench_judge")
     if plot:
         show(bench.measure_power(Path(plot), draws=draws, processes=processes), json_)
         return
@@ -77,11 +77,11 @@ def bench_serving(
     if network not in ("compact", "resnet18"):
         raise typer.BadParameter(f"{network!r}: compact and resnet18 are known", param_hint="--network")
     say = Console(stderr=True).print
-    rows = _bench("bench_serving").measure(quick=quick, only=peers, network=network, say=say)
+    rows = bench_module("bench_serving").measure(quick=quick, only=peers, network=network, say=say)
     show(rows, json_, columns=BENCH_COLUMNS)
 
 
-def _bench(name: str) -> Any:
+def bench_module(name: str) -> Any:
     """A benchmark's module: part of the checkout, not of what is installed."""
     try:
         importlib.import_module("benchmarks")

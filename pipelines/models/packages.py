@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 from pipelines.models import tracking
+from pipelines.models.reference import reference_rows
 from pipelines.recipe import ROOT
 from pipelines.sections import Monitoring
 from serving.runtime import Model
@@ -80,15 +81,18 @@ def _quiet() -> Iterator[None]:
 
 
 def write_reference(path: Path, model: Model, data: SnapshotData, spec: Monitoring) -> int:
-    """The model's answers on rows it was not fitted on, of the last `reference_days` before the snapshot's as_of.
-
-    Where those are fewer than `min_rows`, all such rows. Gives their number.
-    """
+    """The model's answers on its reference rows (`reference_rows`), oldest first. Gives their number."""
     parts = [_answers(model, data, name) for name in OUT_OF_SAMPLE]
     table = pa.concat_tables(parts).sort_by([("captured_at", "ascending"), ("image_id", "ascending")])
-    since = datetime.fromisoformat(data.meta["as_of"]) - timedelta(days=spec.reference_days)
-    recent = table.filter(pa.compute.greater_equal(table["captured_at"], pa.scalar(since, table["captured_at"].type)))
-    kept = recent if recent.num_rows >= spec.min_rows else table
+    since = data.meta.get("drift_from")
+    kept = table.filter(
+        reference_rows(
+            table["captured_at"].to_numpy().astype("datetime64[us]"),
+            as_of=datetime.fromisoformat(data.meta["as_of"]),
+            drift_from=date.fromisoformat(since) if since else None,
+            spec=spec,
+        )
+    )
     pq.write_table(kept, path)
     return kept.num_rows
 

@@ -1,0 +1,189 @@
+"""One world, played: the loop in memory, and beside it "every day", "never" and the hindsight oracle."""
+
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from monitoring import policy
+from monitoring.days import end_of
+from monitoring.watch import Champion, Frames, watch
+from monitoring.weighing import gather, stored
+from pipelines.models.watching import watching_of
+from pipelines.scorecard.training import Fitted, Trainer, accuracy
+from pipelines.scorecard.worlds import Change, World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Day:
+    """A live day. Accuracies are hindsight's, of the model that served."""
+
+    date: str
+    since_change: int
+    """0 on the first day of the change, negative before it."""
+    verdict: str
+    action: str
+    ours: float
+    never: float
+    daily: float | None
+    """None before the change: there it is not played."""
+    oracle: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Played:
+    """One world. Seconds are of fits, in CPU time; a first champion's is nobody's."""
+
+    recipe: str
+    kind: str
+    change: str
+    seed: int
+    days: tuple[Day, ...]
+    retrains: tuple[tuple[str, str], ...]
+    """(day, the judge's verdict) of each training that the policy asked for."""
+    seconds: float
+    daily_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def play(world: World, change: Change, seed: int, candidate: Any) -> Played:
+    """Play one world to its end."""
+    loop = _Loop(world, Trainer(world=world, candidate=candidate))
+    for number in range(world.first_live, len(world.days)):
+        loop.live(number)
+    others = _Others(loop.trainer, end_of(world.days[world.first_live - 1]))
+    days = tuple(_day(world, others, loop, number) for number in range(world.first_live, len(world.days)))
+    return Played(
+        recipe=world.recipe.name,
+        kind=change.kind,
+        change=change.name,
+        seed=seed,
+        days=days,
+        retrains=tuple(loop.retrains),
+        seconds=loop.seconds,
+        daily_seconds=others.seconds,
+    )
+
+
+def _day(world: World, others: "_Others", loop: "_Loop", number: int) -> Day:
+    since = number - world.changed_on
+    # What was trained at the end of the first changed day serves from the second on.
+    after = world.changed_on < number if world.changed_on < len(world.days) else False
+    daily, oracle = others.on(number, world.changed_on) if after else (None, None)
+    verdict, action, ours = loop.told[number]
+    return Day(
+        date=str(world.days[number]),
+        since_change=since,
+        verdict=verdict,
+        action=action,
+        ours=ours,
+        never=others.first_on(number),
+        daily=daily,
+        oracle=oracle,
+    )
+
+
+class _Loop:
+    """What `classy loop` does, without its stores."""
+
+    def __init__(self, world: World, trainer: Trainer) -> None:
+        self.world, self.trainer = world, trainer
+        self.rules = watching_of(world.recipe)
+        self.policy = policy.Rules(**world.recipe.policy.model_dump())
+        self.told: dict[int, tuple[str, str, float]] = {}
+        self.retrains: list[tuple[str, str]] = []
+        self.seconds = 0.0
+        self.evidence: list[dict[str, Any]] = []
+        self.decisions: list[dict[str, Any]] = []
+        self.answers: list[pd.DataFrame] = []
+        self.generation = 0
+        self.served: list[tuple[datetime, date | None]] = []
+        self._serve(end_of(world.days[world.first_live - 1]), None)
+
+    def _roll_back(self) -> None:
+        if len(self.served) > 1:
+            self._serve(*self.served[-2])
+
+    def _serve(self, as_of: datetime, drift_from: date | None) -> None:
+        self.served.append((as_of, drift_from))
+        self.fitted = self.trainer.fit(as_of)
+        self.reference = self.trainer.reference(self.fitted, as_of, drift_from)
+        self.generation += 1
+        name = str(self.generation)
+        self.champion = Champion(version=name, generation=self.generation, run_id=name, as_of=as_of)
+
+    def live(self, number: int) -> None:
+        day, photos = self.world.days[number], self.world.photos
+        window = self.trainer.answers(self.fitted, self.trainer.of_day(number))
+        right = float((window["predicted"] == window["label"]).mean())
+        self.answers.append(
+            window[["image_id", "source_id", "captured_at", "confidence"]].assign(
+                label=window["predicted"], predicted_at=end_of(day), model_version=self.champion.version
+            )
+        )
+        truth = photos[photos["labelled_at"] <= end_of(day)]
+        frames = Frames(
+            reference=self.reference,
+            window=window.drop(columns="label"),
+            answers=pd.concat(self.answers, ignore_index=True),
+            truth=truth[["image_id", "label", "labelled_at"]].assign(said_by="scorecard"),
+        )
+        found = watch(day, self.rules, self.champion, frames, reversed(self.evidence))
+        self.evidence.append(found)
+        evidence = gather(found, self.decisions, day, self.policy)
+        decision = policy.decide(evidence, self.policy)
+        self.told[number] = found["verdict"], decision.action, right
+        kept = stored(evidence, self.policy, decision, found)
+        key = f"{decision.action.lower()}-{day}" if decision.action in ("RETRAIN", "ROLLBACK") else None
+        self._row("monitor", day, decision.action, key, incident=decision.incident, evidence=kept)
+        since = found["drift_since"]
+        if decision.action == "RETRAIN":
+            self._retrain(day, None if since is None else date.fromisoformat(since))
+        if decision.action == "ROLLBACK":
+            self._roll_back()
+
+    def _row(self, kind: str, day: date, action: str, run_key: str | None, **more: Any) -> None:
+        row = {"kind": kind, "action": action, "run_key": run_key, "as_of": end_of(day), "incident": None}
+        self.decisions.append({**row, "evidence": None, **more})
+
+    def _retrain(self, day: date, drift_from: date | None) -> None:
+        as_of = end_of(day)
+        contender = self.trainer.fit(as_of)
+        self.seconds += contender.seconds
+        verdict = self.trainer.verdict(contender, self.fitted, as_of, drift_from)
+        self._row("judge", day, verdict, f"retrain-{day}")
+        self.retrains.append((str(day), verdict))
+        if verdict == "PROMOTE":
+            self._serve(as_of, drift_from)
+
+
+class _Others:
+    """Those that ours is compared with, on the days after the change."""
+
+    def __init__(self, trainer: Trainer, first: datetime) -> None:
+        self.trainer, self.first = trainer, trainer.fit(first)
+        self.seconds = 0.0
+        self._made: dict[int, Fitted] = {}
+        self.of = cache(lambda made, number: accuracy(trainer, self._model(made), number))
+
+    def _model(self, made: int | None) -> Fitted:
+        """The model of the end of a day; None: the first champion."""
+        if made is None:
+            return self.first
+        if made not in self._made:
+            self._made[made] = self.trainer.fit(end_of(self.trainer.world.days[made]))
+            self.seconds += self._made[made].seconds
+        return self._made[made]
+
+    def first_on(self, number: int) -> float:
+        return self.of(None, number)
+
+    def on(self, number: int, changed_on: int) -> tuple[float, float]:
+        """Accuracy on a day of the model of the evening before, and of the best of all that there could be by then."""
+        made = range(changed_on, number)
+        best = max([self.of(None, number), *(self.of(one, number) for one in made)])
+        return self.of(number - 1, number), best
