@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     """Who acts, for the ledger. Default: the login name."""
     training_pool: str = "default_pool"
     """Airflow pool of the training tasks; give it as many slots as there are GPUs."""
+    notify: str = "log"
+    """Where Airflow says that an incident began or got worse, by commas: `log`, `webhook:CONNECTION` (an HTTP
+    connection of Airflow's; Slack's incoming webhooks take it too), `smtp:CONNECTION:somebody@example.org`."""
     schedule: str = "@daily"
     """Schedule of the data DAG; `none` leaves it to a trigger (a replay driven day by day)."""
 

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from monitoring.days import end_of
+from monitoring.performance import share
 from monitoring.stores import Store, open_store
-from pipelines import decide, files
+from pipelines import decide, files, redecide, resume
 from pipelines.errors import ClassyError
 from pipelines.models.evidence import EVIDENCE, monitor_root
 from pipelines.recipe import Recipe
@@ -22,7 +25,7 @@ DAY = date(2026, 3, 10)
 def write_evidence(settings: Settings, day: date, **change: Any) -> str:
     """Evidence that calls for a contender, with changes; gives its URI."""
     loss = {"loss": 0.3, "p": 1e-6, "significant": True}
-    cohort = {"since": str(day), "performance": {"accuracy": {"rows": 150}}, "loss": loss}
+    cohort = {"since": str(day), "performance": {"accuracy": asdict(share(90, 150))}, "loss": loss}
     evidence = {
         "verdict": "DRIFT",
         "drift": {"reasons": ["brightness: distance 0.60", "contrast: 0.5", "entropy: 0.4"]},
@@ -30,6 +33,9 @@ def write_evidence(settings: Settings, day: date, **change: Any) -> str:
         "lately": {**cohort, "loss": {**loss, "loss": 0.1}},
         "since_drift": cohort,
         "fresh_labels": 150,
+        "labels_known": 2_000 + 200 * (day - DAY).days,
+        "reference_accuracy": asdict(share(450, 500)),
+        "champion": {"generation": 1, "as_of": end_of(DAY - timedelta(days=9)).isoformat()},
         **change,
     }
     uri = monitor_root(settings, day)
@@ -52,6 +58,20 @@ def decide_on(settings: Settings, recipe: Recipe, offset: int, **change: Any) ->
     day = DAY + timedelta(days=offset)
     write_evidence(settings, day, **change)
     return decide.run(settings, recipe, day=day)
+
+
+QUIET: dict[str, Any] = {
+    "verdict": "NO DRIFT",
+    "drift_since": None,
+    "since_drift": None,
+    "fresh_labels": 0,
+    "lately": {
+        "since": "",
+        "performance": {"accuracy": asdict(share(450, 500))},
+        "loss": {"loss": 0.0, "p": 0.5, "significant": False},
+    },
+}
+"""A day on which nothing is the matter."""
 
 
 def test_a_call_for_a_contender_is_recorded_with_its_evidence(settings: Settings, recipe: Recipe) -> None:
@@ -77,15 +97,77 @@ def test_the_first_decision_stays(settings: Settings, recipe: Recipe) -> None:
 
 
 def test_quiet_days_keep_and_unknown_days_say_so(settings: Settings, recipe: Recipe) -> None:
-    quiet = {"verdict": "NO DRIFT", "drift_since": None, "since_drift": None, "fresh_labels": 0}
-    still = {
+    kept = decide_on(settings, recipe, 0, **QUIET)
+    assert (kept.action, kept.run_key, kept.incident, kept.notify) == ("KEEP", None, None, False)
+    told = [decide_on(settings, recipe, day, verdict="UNKNOWN") for day in range(1, 5)]
+    assert [one.action for one in told] == ["WATCH", "WATCH", "PAGE", "WATCH"]
+    assert "Drift cannot be told" in told[0].reason
+    assert [one.notify for one in told] == [False, False, True, False]
+
+
+def test_an_incident_opens_is_followed_and_closes(settings: Settings, recipe: Recipe) -> None:
+    store = open_store(settings.database_url)
+    lone = {"loss": {"loss": 0.3, "p": 0.01, "significant": True}}
+    began = decide_on(settings, recipe, 0, since_drift={**_cohort(90), **lone})
+    assert (began.action, began.incident, began.notify) == ("WATCH", None, False)
+    asked = decide_on(settings, recipe, 1)
+    assert (asked.action, asked.incident, asked.notify) == ("RETRAIN", "incident-2026-03-10", True)
+    judge(store, "retrain-2026-03-11", "PROMOTE")
+    new = {"generation": 2, "as_of": end_of(DAY + timedelta(days=1)).isoformat()}
+    # 87% of a promised 86% is no loss, and 3 points less than before it began.
+    behind = {**QUIET, "champion": new, "reference_accuracy": asdict(share(430, 500)), "lately": _cohort(2610, 3000)}
+    days = [decide_on(settings, recipe, offset, **behind) for offset in range(2, 6)]
+    assert [one.incident for one in days] == ["incident-2026-03-10"] * 4
+    assert [one.action for one in days] == ["WATCH", "WATCH", "RETRAIN", "WATCH"], "labels have grown threefold"
+    assert [one.notify for one in days] == [False] * 4
+    judge(store, "retrain-2026-03-14", "PROMOTE")
+    back = {**behind, "lately": _cohort(2690, 3000)}
+    over = [decide_on(settings, recipe, offset, **back) for offset in (6, 7)]
+    assert [(one.action, one.incident) for one in over] == [("KEEP", None)] * 2
+
+
+def test_two_contenders_refused_call_a_person_who_resumes(settings: Settings, recipe: Recipe) -> None:
+    store = open_store(settings.database_url)
+    for offset, key in ((1, "retrain-2026-03-11"), (9, "retrain-2026-03-19")):
+        assert decide_on(settings, recipe, offset).run_key == key
+        judge(store, key)
+    called = decide_on(settings, recipe, 13)
+    assert (called.action, called.notify) == ("PAGE", True)
+    assert "classy resume" in called.reason
+    still = decide_on(settings, recipe, 14)
+    assert (still.action, still.notify) == ("WATCH", False)
+    with pytest.raises(ClassyError, match="--reason"):
+        resume.run(settings, recipe, reason=" ")
+    assert resume.run(settings, recipe, reason="the golden rows were of the old camera").changed
+    assert not resume.run(settings, recipe, reason="twice").changed
+    assert decide_on(settings, recipe, 40).action == "RETRAIN"
+
+
+def test_decisions_come_out_the_same_and_a_changed_row_is_named(settings: Settings, recipe: Recipe) -> None:
+    store = open_store(settings.database_url)
+    decide_on(settings, recipe, 0, **QUIET)
+    decide_on(settings, recipe, 1)
+    decide_on(settings, recipe, 2, verdict="UNKNOWN")
+    again = redecide.run(settings, recipe)
+    assert (again.decisions, again.same) == (3, True)
+    other = redecide.run(settings, recipe, changes={"min_loss": 0.4})
+    assert [(row["day"], row["recorded"], row["now"]) for row in other.differences] == [
+        ("2026-03-11", "RETRAIN", "WATCH")
+    ]
+    for wrong, named in (({"min_los": 1}, "min_los"), ({"confirm": 9}, "confirm=9"), ({"calm": "much"}, "calm")):
+        with pytest.raises(ClassyError, match=named):
+            redecide.run(settings, recipe, changes=wrong)
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE decisions SET action = 'KEEP' WHERE decision_key = 'monitor-2026-03-11'"))
+    assert [row["day"] for row in redecide.run(settings, recipe).differences] == ["2026-03-11"]
+
+
+def _cohort(correct: int, rows: int = 150) -> dict[str, Any]:
+    return {
         "since": "",
-        "performance": {"accuracy": {"rows": 40}},
+        "performance": {"accuracy": asdict(share(correct, rows))},
         "loss": {"loss": 0.0, "p": 0.5, "significant": False},
     }
-    kept = decide_on(settings, recipe, 0, **quiet, lately=still)
-    assert (kept.action, kept.run_key) == ("KEEP", None)
-    assert decide_on(settings, recipe, 1, verdict="UNKNOWN").action == "UNKNOWN"
 
 
 def test_one_retraining_at_a_time(settings: Settings, recipe: Recipe) -> None:
@@ -103,7 +185,7 @@ def test_cool_down_follows_an_answered_retraining(settings: Settings, recipe: Re
     decide_on(settings, recipe, 0)
     judge(open_store(settings.database_url), "retrain-2026-03-10")
     actions = [decide_on(settings, recipe, offset).action for offset in range(1, 5)]
-    assert actions == ["WATCH", "WATCH", "WATCH", "RETRAIN"]
+    assert actions == ["WATCH", "WATCH", "RETRAIN", "WATCH"]
 
 
 def test_an_old_day_decided_late_asks_for_nothing(settings: Settings, recipe: Recipe) -> None:

@@ -168,6 +168,26 @@ def test_an_embedding_that_moves_is_noticed() -> None:
     assert column(detect(world(200, random), window), "embedding_1").verdict == "DRIFT"
 
 
+def test_answers_that_move_without_the_mix_are_noticed_on_the_outputs() -> None:
+    """Two classes trade places in what the model hesitates between: neither mix, nor confidence, nor pictures move."""
+    random = np.random.default_rng(11)
+    reference, window = world(500, random), world(300, random)
+    swapped = [row[[0, 1, 3, 2, 4, 5]] if row.argmax() == 0 else row for row in window["probabilities"]]
+    found = detect(reference.drop(columns="embedding"), window.drop(columns="embedding").assign(probabilities=swapped))
+    assert {c.name for c in found.columns} >= {f"output_{i + 1}" for i in range(CLASSES)}
+    assert column(found, "class_mix").verdict == "NO DRIFT"
+    many = [np.full(drift.MOST_OUTPUTS + 1, 1 / (drift.MOST_OUTPUTS + 1))] * 500
+    wide = detect(reference.assign(probabilities=many), window.assign(probabilities=many[:300]))
+    assert not any(c.name.startswith("output_") for c in wide.columns)
+
+
+def test_a_quiet_window_is_told_by_the_first_look_and_a_changed_one_by_all_shuffles() -> None:
+    random = np.random.default_rng(12)
+    reference = world(300, random)
+    assert detect(reference, world(200, random)).permutations == drift.FIRST_LOOK
+    assert detect(reference, world(200, random, shift=1.0)).permutations == drift.PERMUTATIONS
+
+
 def test_sure_but_small_is_not_drift() -> None:
     random = np.random.default_rng(16)
     reference, window = world(2000, random), world(2000, random, shift=0.5)

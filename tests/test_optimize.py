@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -109,6 +110,20 @@ def test_a_reference_of_too_few_rows_takes_all_of_them(world: tuple, tmp_path: P
     short = enough.model_copy(update={"min_rows": 97})
     assert write_reference(tmp_path / "few.parquet", model, data, enough) == 96
     assert write_reference(tmp_path / "all.parquet", model, data, short) == sum(COUNTS.values()) - COUNTS["train"]
+
+
+def test_a_champion_of_a_new_world_is_watched_against_that_world(world: tuple, tmp_path: Path) -> None:
+    settings, recipe, snapshot, receipt = world
+    model = load_model(tracking.fetch_package(settings, receipt.run_id), threads=1)
+    data = read_snapshot(settings, snapshot)
+    since = (AS_OF - pd.Timedelta(days=1)).date()
+    drifted = replace(data, meta={**data.meta, "drift_from": str(since)})
+    spec = recipe.monitoring.model_copy(update={"reference_days": 3, "min_rows": 96})
+    assert write_reference(tmp_path / "new.parquet", model, drifted, spec) == 96
+    assert pd.read_parquet(tmp_path / "new.parquet")["captured_at"].min() >= pd.Timestamp(since, tz="UTC")
+    few = spec.model_copy(update={"min_rows": 97})
+    lately = write_reference(tmp_path / "lately.parquet", model, drifted, few)
+    assert lately == write_reference(tmp_path / "same.parquet", model, data, few) > 96
 
 
 def test_people_load_it_from_mlflow_without_a_pickle(world: tuple) -> None:

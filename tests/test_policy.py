@@ -8,41 +8,79 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.policy import Evidence, Rules, decide
+from pipelines.sections import Policy
 
-RULES = Rules(min_loss=0.05, min_fresh_labels=100, cooldown_days=3, in_flight_days=7)
+RULES = Rules(**Policy(cooldown_days=3).model_dump())
 DAY = date(2026, 3, 10)
 CALL = Evidence(
     day=DAY,
     drift="DRIFT",
     drift_reason="brightness: distance 0.60",
     drift_since=date(2026, 3, 8),
+    drifted_windows=3,
+    unknown_windows=0,
     loss=0.2,
     loss_significant=True,
+    loss_p=1e-6,
     loss_rows=150,
     fresh_labels=150,
+    labels_known=2_000,
+    generation=1,
+    champion_age=9,
     in_flight=None,
     last_retrain=None,
+    retrains=0,
+    refused=0,
+    rolled_back=False,
+    paged=(),
+    incident=None,
+    calm_windows=0,
+    shortfall=None,
+    shortfall_significant=False,
+    labels_at_start=None,
+    labels_at_retrain=None,
 )
 """Evidence that calls for a contender; each test takes one thing away."""
+QUIET = replace(CALL, drift="NO DRIFT", drift_since=None, drifted_windows=0, loss=0.0, loss_significant=False, loss_p=1)
+AGAIN = replace(QUIET, incident="incident-2026-03-01", shortfall=0.08, shortfall_significant=True, calm_windows=1,
+                last_retrain=DAY - timedelta(days=6), labels_at_start=1_000, labels_at_retrain=1_300)  # fmt: skip
+"""A champion of two days of a new world, when there are 3.3 times as many labels."""
 
+days_around = st.dates(DAY - timedelta(days=9), DAY + timedelta(days=9))
 evidences = st.builds(
     Evidence,
     day=st.just(DAY),
     drift=st.sampled_from(["DRIFT", "NO DRIFT", "UNKNOWN"]),
     drift_reason=st.text(max_size=20),
     drift_since=st.none() | st.dates(DAY - timedelta(days=9), DAY),
+    drifted_windows=st.integers(0, 3),
+    unknown_windows=st.integers(0, 9),
     loss=st.none() | st.floats(-1, 1),
     loss_significant=st.booleans(),
+    loss_p=st.none() | st.floats(0, 1),
     loss_rows=st.integers(0, 500),
     fresh_labels=st.integers(0, 500),
+    labels_known=st.integers(0, 5_000),
+    generation=st.integers(1, 9),
+    champion_age=st.integers(0, 9),
     in_flight=st.none() | st.just("retrain-2026-03-05"),
-    last_retrain=st.none() | st.dates(DAY - timedelta(days=9), DAY + timedelta(days=9)),
+    last_retrain=st.none() | days_around,
+    retrains=st.integers(0, 9),
+    refused=st.integers(0, 3),
+    rolled_back=st.booleans(),
+    paged=st.lists(st.sampled_from(["refused", "budget", "blind"]), unique=True).map(tuple),
+    incident=st.none() | st.just("incident-2026-03-01"),
+    calm_windows=st.integers(0, 9),
+    shortfall=st.none() | st.floats(-1, 1),
+    shortfall_significant=st.booleans(),
+    labels_at_start=st.none() | st.integers(0, 2_000),
+    labels_at_retrain=st.none() | st.integers(0, 5_000),
 )
 
 
 def test_drift_with_loss_and_labels_asks_for_a_contender() -> None:
     decision = decide(CALL, RULES)
-    assert decision.action == "RETRAIN"
+    assert (decision.action, decision.incident) == ("RETRAIN", "incident-2026-03-08")
     assert decision.reason == (
         "Drift since 2026-03-08 (brightness: distance 0.60). Accuracy is down 20.0 points on 150 labelled photos. "
         "150 fresh labels to learn from."
@@ -52,10 +90,8 @@ def test_drift_with_loss_and_labels_asks_for_a_contender() -> None:
 @pytest.mark.parametrize(
     ("change", "action", "because"),
     [
-        ({"drift": "NO DRIFT", "loss": 0.0}, "KEEP", "No drift. Accuracy holds"),
-        ({"drift": "NO DRIFT", "loss": None}, "KEEP", "no labels have arrived"),
-        ({"drift": "NO DRIFT"}, "WATCH", "No drift. Accuracy is down 20.0 points"),
-        ({"drift": "UNKNOWN"}, "UNKNOWN", "Drift cannot be told: brightness"),
+        ({"drifted_windows": 1, "loss_p": 0.01}, "WATCH", "Seen in 1 of the last 3 windows, 2 establish it"),
+        ({"drift": "UNKNOWN"}, "WATCH", "Drift cannot be told: brightness"),
         ({"fresh_labels": 99}, "LABEL", "99 labels since then, 100 are needed"),
         ({"fresh_labels": 0, "loss": None}, "LABEL", "0 labels since then"),
         ({"loss": 0.04}, "WATCH", "min_loss is 5 points"),
@@ -67,12 +103,68 @@ def test_drift_with_loss_and_labels_asks_for_a_contender() -> None:
         ({"last_retrain": DAY - timedelta(days=3)}, "WATCH", "cool-down is 3 days"),
         ({"last_retrain": DAY - timedelta(days=4)}, "RETRAIN", "fresh labels"),
         ({"last_retrain": DAY + timedelta(days=5)}, "WATCH", "cool-down"),
+        ({"refused": 1}, "RETRAIN", "fresh labels"),
+        ({"refused": 2}, "PAGE", "the last 2 contenders were not promoted: look at it, then `classy resume`"),
+        ({"refused": 2, "paged": ("refused",)}, "WATCH", "a person was called"),
+        ({"retrains": 6}, "PAGE", "6 retrainings in 30 days are all that policy.max_retrains allows"),
+        ({"retrains": 6, "paged": ("budget",)}, "WATCH", "a person was called"),
     ],
 )
 def test_each_missing_thing_has_its_answer(change: dict, action: str, because: str) -> None:
     decision = decide(replace(CALL, **change), RULES)
     assert decision.action == action
     assert because in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "action", "because"),
+    [
+        ({}, "KEEP", "No drift. Accuracy holds"),
+        ({"loss": None}, "KEEP", "no labels have arrived"),
+        ({"loss": 0.2, "loss_significant": True, "loss_p": 0.01}, "WATCH", "No drift. Accuracy is down 20.0 points"),
+        ({"loss": 0.2, "loss_significant": True, "loss_p": 1e-4}, "RETRAIN", "No drift. Accuracy is down 20.0 points"),
+    ],
+)
+def test_a_loss_that_is_sure_needs_no_drift_to_speak_for_it(change: dict, action: str, because: str) -> None:
+    decision = decide(replace(QUIET, **change), RULES)
+    assert decision.action == action
+    assert because in decision.reason
+
+
+def test_a_champion_that_knows_little_of_a_new_world_is_followed_up_when_labels_have_grown() -> None:
+    decision = decide(AGAIN, RULES)
+    assert decision.action == "RETRAIN"
+    assert "8.0 points below what it was before incident-2026-03-01" in decision.reason
+    assert decision.incident == "incident-2026-03-01"
+    early = decide(replace(AGAIN, labels_known=1_899), RULES)
+    assert early.action == "WATCH"
+    assert "not yet grown 3 times since the retraining of 2026-03-04" in early.reason
+    assert decide(replace(AGAIN, labels_known=1_900), RULES).action == "RETRAIN"
+
+
+def test_an_incident_is_over_when_it_is_calm_and_accuracy_is_back() -> None:
+    calm = replace(AGAIN, calm_windows=2)
+    assert decide(calm, RULES).incident == AGAIN.incident, "accuracy is not back"
+    assert decide(replace(calm, shortfall=0.01), RULES).incident is None
+    assert decide(replace(calm, shortfall_significant=False), RULES).incident is None
+    assert decide(replace(AGAIN, shortfall=0.01), RULES).incident == AGAIN.incident, "one calm window"
+    assert decide(replace(AGAIN, calm_windows=7), RULES).incident is None, "a harder world is the world by now"
+
+
+def test_a_promotion_that_costs_accuracy_in_an_unchanged_world_is_taken_back() -> None:
+    regret = replace(QUIET, generation=2, champion_age=2, loss=0.2, loss_significant=True, loss_p=1e-5)
+    assert decide(regret, RULES).action == "ROLLBACK"
+    for change in ({"generation": 1}, {"champion_age": 4}, {"rolled_back": True}, {"loss_p": 0.01}):
+        assert decide(replace(regret, **change), RULES).action != "ROLLBACK"
+    assert decide(regret, replace(RULES, rollback=False)).action != "ROLLBACK"
+    assert decide(replace(regret, drift="DRIFT", drift_since=DAY), RULES).action != "ROLLBACK"
+
+
+def test_a_monitor_that_has_been_blind_for_days_calls_a_person_once() -> None:
+    blind = replace(QUIET, drift="UNKNOWN", unknown_windows=3)
+    assert (decide(blind, RULES).action, decide(blind, RULES).cause) == ("PAGE", "blind")
+    assert decide(replace(blind, unknown_windows=2), RULES).action == "WATCH"
+    assert decide(replace(blind, paged=("blind",)), RULES).action == "WATCH"
 
 
 def test_a_drift_cannot_begin_tomorrow() -> None:
@@ -82,27 +174,38 @@ def test_a_drift_cannot_begin_tomorrow() -> None:
 
 @given(evidence=evidences)
 def test_a_contender_is_asked_for_only_when_it_helps(evidence: Evidence) -> None:
-    if decide(evidence, RULES).action == "RETRAIN":
-        assert evidence.drift == "DRIFT"
-        overdue = evidence.last_retrain is not None and (DAY - evidence.last_retrain).days > RULES.in_flight_days
-        assert evidence.in_flight is None or overdue
-        assert evidence.fresh_labels >= RULES.min_fresh_labels
-        assert evidence.loss is not None
-        assert evidence.loss >= RULES.min_loss
-        assert evidence.loss_significant
-        assert evidence.last_retrain is None or (DAY - evidence.last_retrain).days > RULES.cooldown_days
+    if decide(evidence, RULES).action != "RETRAIN":
+        return
+    overdue = evidence.last_retrain is not None and (DAY - evidence.last_retrain).days > RULES.in_flight_days
+    assert evidence.in_flight is None or overdue
+    assert evidence.last_retrain is None or (DAY - evidence.last_retrain).days > RULES.cooldown_days
+    assert evidence.drift != "UNKNOWN"
+    assert evidence.fresh_labels >= RULES.min_fresh_labels or evidence.drift == "NO DRIFT"
+    assert evidence.refused < RULES.give_up_after
+    assert evidence.retrains < RULES.max_retrains
+    measured = evidence.loss is not None and evidence.loss >= RULES.min_loss and evidence.loss_significant
+    short = evidence.shortfall is not None and evidence.shortfall >= RULES.regain and evidence.shortfall_significant
+    assert measured or short
 
 
 @given(evidence=evidences)
-def test_the_unknown_is_never_called_quiet(evidence: Evidence) -> None:
+def test_the_unknown_is_never_called_quiet_and_starts_nothing(evidence: Evidence) -> None:
     decision = decide(evidence, RULES)
-    assert (decision.action == "UNKNOWN") == (evidence.drift == "UNKNOWN")
+    if evidence.drift == "UNKNOWN":
+        assert decision.action in ("WATCH", "PAGE")
     if decision.action == "KEEP":
         assert evidence.drift == "NO DRIFT"
 
 
 @given(evidence=evidences)
-def test_replaying_gives_the_same_decision_with_its_reason(evidence: Evidence) -> None:
+def test_a_person_is_called_once_for_a_cause(evidence: Evidence) -> None:
+    decision = decide(evidence, RULES)
+    assert (decision.action == "PAGE") == (decision.cause is not None)
+    assert decision.cause not in evidence.paged
+
+
+@given(evidence=evidences)
+def test_the_same_evidence_gives_the_same_decision_with_its_reason(evidence: Evidence) -> None:
     decision = decide(evidence, RULES)
     assert decide(replace(evidence), RULES) == decision
     assert decision.reason.endswith(".")
@@ -111,4 +214,5 @@ def test_replaying_gives_the_same_decision_with_its_reason(evidence: Evidence) -
 @given(evidence=evidences, more=st.integers(0, 500))
 def test_more_labels_never_stop_a_retraining(evidence: Evidence, more: int) -> None:
     if decide(evidence, RULES).action == "RETRAIN":
-        assert decide(replace(evidence, fresh_labels=evidence.fresh_labels + more), RULES).action == "RETRAIN"
+        richer = replace(evidence, fresh_labels=evidence.fresh_labels + more, labels_known=evidence.labels_known + more)
+        assert decide(richer, RULES).action == "RETRAIN"

@@ -156,6 +156,21 @@ def test_a_gain_on_fresh_rows_does_not_hide_a_loss_on_golden_ones() -> None:
     assert ruling.reasons[0].startswith("Worse than the champion on golden rows: accuracy")
 
 
+def test_half_of_what_is_surely_won_since_a_drift_may_be_lost_on_golden_rows() -> None:
+    golden = world(1, rows=1000, senders=60, contender=0.80, opponent=0.92)
+    fresh, since = good()[1], world(2, rows=200, contender=0.9, opponent=0.2)
+    won = compare(since, confidence=0.95)
+    assert won is not None
+    assert won.differences["accuracy"].low > 0.5
+    traded = ruled(golden, fresh, parts={"drifted": won})
+    assert by_gate(traded)["golden"].outcome == by_gate(traded)["macro-F1"].outcome == "pass"
+    assert "gates.drift_trade allows a loss of" in by_gate(traded)["golden"].sentence
+    kept = ruled(golden, fresh, gates=GATES.model_copy(update={"drift_trade": 0.0}), parts={"drifted": won})
+    assert by_gate(kept)["golden"].outcome == "fail"
+    small = compare(since.where(np.arange(200) < 20), confidence=0.95)
+    assert by_gate(ruled(golden, fresh, parts={"drifted": small}))["golden"].outcome == "fail", "20 rows decide nothing"
+
+
 def test_golden_rows_too_few_to_tell_are_insufficient_and_not_held_against_it() -> None:
     rows = np.arange(60)
     same_score = planned((rows < 6) | (rows >= 12), rows >= 6, rows % 20)

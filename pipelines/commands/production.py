@@ -113,3 +113,36 @@ def prune(
 
     console = Console(highlight=False)
     console.print(prune_table(found))
+
+
+@app.command(rich_help_panel=LOOK)
+def redecide(
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A field of [policy] as FIELD=VALUE; may be given several times.")
+    ] = None,
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Make the monitor's decisions again from the evidence they keep; with --set, what other rules would have said.
+
+    Without --set the exit code is 1 where one comes out differently: its row was changed, or the policy was.
+    """
+    from pipelines.redecide import run
+
+    settings, found = door(recipe)
+    told = run(settings, found, changes=dict(_pair(text) for text in set_ or []))
+    if json_:
+        show(told, True)
+    elif told.differences:
+        show(told.differences, False, columns=("day", "recorded", "now", "reason"))
+    else:
+        Console().print(f"{told.decisions} decisions, all as they were recorded")
+    if not set_ and not told.same:
+        raise typer.Exit(1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r}: write it as min_loss=0.1", param_hint="--set")
+    return name.strip(), value.strip()

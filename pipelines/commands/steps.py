@@ -221,3 +221,13 @@ def monitor(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False
 def decide(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False) -> None:
     """KEEP, WATCH, LABEL or RETRAIN, with the reason; once a day."""
     run_step("decide", recipe, json_, day=as_day(day))
+
+
+@app.command(rich_help_panel=STEPS)
+def resume(
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")],
+    recipe: RecipeOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Let the loop ask for contenders again, after it gave up and called a person."""
+    run_step("resume", recipe, json_, reason=reason)

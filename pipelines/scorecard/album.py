@@ -26,7 +26,7 @@ from pipelines.sources import open_source
 from pipelines.sources.base import seed_of
 from pipelines.sources.scenarios import changed_photo
 from serving.canonical import BadImage, ImageSpec, canonicalise
-from serving.pictures import STATS, picture_stats
+from serving.pictures import figures_of_many
 
 Look = tuple[str, float]
 """A change of pictures: a scenario's kind and amount."""
@@ -44,7 +44,7 @@ class Album:
     images: tuple[NDArray[np.uint8], ...]
     """[P, S, S, 3] a look."""
     stats: tuple[NDArray[np.float32], ...]
-    """[P, 7] a look, in the order of STATS."""
+    """[P, 7] a look, in the order of `serving.pictures.STATS`."""
 
 
 def make_album(settings: Settings, recipe: Recipe, looks: Iterable[Look], folder: Path) -> None:
@@ -54,7 +54,7 @@ def make_album(settings: Settings, recipe: Recipe, looks: Iterable[Look], folder
     plan = source.plan().sort_values("image_id", ignore_index=True)
     plan["label"] = [None if label is None else recipe.taxonomy.resolve(label) for label in plan["label"]]
     plan = plan[plan["label"].notna()].drop_duplicates("image_id")
-    kept, images, stats = [], [], []
+    kept, images = [], []
     with tqdm(total=len(plan), desc=f"{recipe.name}: photos", unit="photo", disable=None) as bar:
         for image_id, data, _ in source.read(plan["image_id"]):
             bar.update()
@@ -68,13 +68,11 @@ def make_album(settings: Settings, recipe: Recipe, looks: Iterable[Look], folder
                 width, height = opened.size
             kept.append((image_id, width, height))
             images.append(image)
-            stats.append(_stats(image, width, height))
     shown = plan.set_index("image_id").loc[[name for name, _, _ in kept]].reset_index()
     shown[["image_id", "source_id", "group_id", "label"]].to_parquet(folder / "rows.parquet")
-    _save(folder, 0, images, stats)
+    _save(folder, 0, images, kept)
     for number, look in enumerate(looks, start=1):
-        changed = _changed(images, kept, look, spec, recipe.replay.seed)
-        _save(folder, number, changed, [_stats(i, w, h) for i, (_, w, h) in zip(changed, kept, strict=True)])
+        _save(folder, number, _changed(images, kept, look, spec, recipe.replay.seed), kept)
 
 
 def open_album(folder: Path, looks: Sequence[Look]) -> Album:
@@ -105,11 +103,7 @@ def _changed(
         return list(tqdm(pool.map(one, range(len(images))), total=len(images), desc=name, unit="photo", disable=None))
 
 
-def _stats(image: NDArray[np.uint8], width: int, height: int) -> list[float]:
-    found = picture_stats(image, width=width, height=height)
-    return [float(found[name]) for name in STATS]
-
-
-def _save(folder: Path, number: int, images: Sequence[NDArray[np.uint8]], stats: Sequence[list[float]]) -> None:
-    np.save(folder / f"images-{number}.npy", np.stack(images))
-    np.save(folder / f"stats-{number}.npy", np.asarray(stats, np.float32))
+def _save(folder: Path, number: int, images: Sequence[NDArray[np.uint8]], kept: Sequence[tuple[str, int, int]]) -> None:
+    pictures = np.stack(images)
+    np.save(folder / f"images-{number}.npy", pictures)
+    np.save(folder / f"stats-{number}.npy", figures_of_many(pictures, [(width, height) for _, width, height in kept]))

@@ -1,11 +1,12 @@
 """Many worlds in processes."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Never
 
 import torch
 from tqdm import tqdm
@@ -67,22 +68,31 @@ def run(settings: Settings, asked: Asked, *, processes: int) -> list[Played]:
     with TemporaryDirectory(prefix="classy-scorecard-") as name:
         folder = Path(name)
         make_album(settings, asked.recipe, looks, folder)
-        # Spawned, so that no thread of numpy or torch is forked in the middle of its work.
-        context = multiprocessing.get_context("spawn")
-        given = (folder, looks, asked.recipe.model_dump_json(by_alias=True), asked.candidate.name)
-        with (
-            tqdm(total=len(jobs), desc=f"{asked.recipe.name}: worlds", unit="world", disable=None) as bar,
-            ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=given) as pool,
-        ):
-            try:
-                played = []
-                for one in pool.map(_play, jobs):
-                    played.append(one)
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return played
+        given = (folder, looks, asked.recipe, asked.candidate)
+        with tqdm(total=len(jobs), desc=f"{asked.recipe.name}: worlds", unit="world", disable=None) as bar:
+            return list(_told(_played(jobs, given, processes), bar))
+
+
+def _told(played: Iterable[Played], bar: "tqdm[Never]") -> Iterator[Played]:
+    for one in played:
+        bar.update()
+        yield one
+
+
+def _played(
+    jobs: Sequence[tuple[Change, int]], given: tuple[Path, Sequence[Look], Recipe, SklearnCandidate], processes: int
+) -> Iterator[Played]:
+    if processes == 1:
+        _begin(*given)
+        yield from map(_play, jobs)
+        return
+    # Spawned, so that no thread of numpy or torch is forked in the middle of its work.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=given)
+    try:
+        yield from pool.map(_play, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _jobs(asked: Asked) -> Iterator[tuple[Change, int]]:
@@ -92,19 +102,22 @@ def _jobs(asked: Asked) -> Iterator[tuple[Change, int]]:
             yield own[number % len(own)], asked.seed + number
 
 
-_HERE: dict[str, object] = {}
+@dataclass(frozen=True, slots=True)
+class _Table:
+    album: Album
+    recipe: Recipe
+    candidate: SklearnCandidate
+
+
+_HERE: list[_Table] = []
 """A worker's own: what all its worlds share."""
 
 
-def _begin(folder: Path, looks: Sequence[Look], recipe: str, candidate: str) -> None:
+def _begin(folder: Path, looks: Sequence[Look], recipe: Recipe, candidate: SklearnCandidate) -> None:
     torch.set_num_threads(1)
-    found = Recipe.model_validate_json(recipe)
-    _HERE.update(album=open_album(folder, looks), recipe=found, candidate=found.candidate(candidate))
+    _HERE[:] = [_Table(open_album(folder, looks), recipe, candidate)]
 
 
 def _play(job: tuple[Change, int]) -> Played:
-    change, seed = job
-    recipe, album = _HERE["recipe"], _HERE["album"]
-    if not isinstance(recipe, Recipe) or not isinstance(album, Album):
-        raise TypeError("a worker was not begun")
-    return play(make_world(recipe, album, change, seed), change, seed, _HERE["candidate"])
+    (change, seed), table = job, _HERE[0]
+    return play(make_world(table.recipe, table.album, change, seed), change, seed, table.candidate)
