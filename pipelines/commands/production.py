@@ -135,8 +135,10 @@ def redecide(
         show(told, True)
     elif told.differences:
         show(told.differences, False, columns=("day", "recorded", "now", "reason"))
-    else:
+    elif told.decisions:
         Console().print(f"{told.decisions} decisions, all as they were recorded")
+    else:
+        Console().print("No decision of the monitor is there that keeps its evidence; is CLASSY_HOME the right one?")
     if not set_ and not told.same:
         raise typer.Exit(1)
 
