@@ -66,13 +66,14 @@ def watch(
     champion: Champion | None,
     frames: Frames,
     earlier: Iterable[Mapping[str, Any]],
+    found: drift.Drift,
 ) -> dict[str, Any]:
     """The day's evidence.
 
     Args:
+        found: `detect` of the same day, rules and frames.
         earlier: evidence of days before, newest first; iterated several times, each only as far back as needed.
     """
-    found = detect(day, rules, frames)
     if champion is None:
         found = replace(found, reasons=("there is no champion yet",))
     since = drift_since(champion, day, earlier) if found.verdict == "DRIFT" else None

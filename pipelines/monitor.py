@@ -107,20 +107,22 @@ def _watch(
         labels_known=tallies.labels_known(store, rules.classes, as_of=end_of(day)),
         doubts=tallies.doubts(store, since=start_of(day), until=end_of(day)),
     )
+    told = detect(day, rules, frames)
     found = {
         "schema": SCHEMA,
         "recipe": recipe.digest(),
-        **watch(day, rules, champion, frames, earlier),
+        **watch(day, rules, champion, frames, earlier, told),
     }
     evidence = json.loads(json.dumps(found, allow_nan=False))
     if evidence != known:
-        _write(settings, recipe, evidence, frames, day)
+        _write(settings, recipe, evidence, frames, told, day)
     return evidence
 
 
-def _write(settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames: Frames, day: date) -> None:
+def _write(
+    settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames: Frames, found: drift.Drift, day: date
+) -> None:
     rules = watching_of(recipe)
-    found = detect(day, rules, frames)
     pair: tuple[pd.DataFrame | None, pd.DataFrame | None] = None, None
     if frames.reference is not None and found.columns:
         pair = drift.compared(

@@ -10,7 +10,7 @@ import pandas as pd
 from monitoring import policy
 from monitoring.days import end_of, start_of
 from monitoring.tallies import tally
-from monitoring.watch import Champion, Frames, earliest, watch
+from monitoring.watch import Champion, Frames, detect, earliest, watch
 from monitoring.weighing import gather, stored
 from pipelines.models.watching import watching_of
 from pipelines.scorecard.training import Fitted, Trainer, accuracy
@@ -142,7 +142,8 @@ class _Loop:
             labels_known=int(truth["label"].isin(list(self.rules.classes)).sum()),
             doubts={},
         )
-        found = watch(day, self.rules, self.champion, frames, earlier)
+        told = detect(day, self.rules, frames)
+        found = watch(day, self.rules, self.champion, frames, earlier, told)
         self.evidence.append(found)
         evidence = gather(found, self.decisions, day, self.policy)
         decision = policy.decide(evidence, self.policy)
