@@ -16,6 +16,7 @@ import pandas as pd
 
 from monitoring import drift, performance
 from monitoring.days import end_of
+from monitoring.explanation import explained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,8 @@ class Frames:
     window: pd.DataFrame
     answers: pd.DataFrame
     truth: pd.DataFrame
+    trained: pd.DataFrame | None = None
+    """Pictures' statistics and senders of rows that the champion was fitted on (`reference.trained_rows`)."""
 
 
 def watch(
@@ -77,7 +80,7 @@ def watch(
         "as_of": end_of(day).isoformat(),
         "verdict": found.verdict,
         "champion": None if champion is None else {**asdict(champion), "as_of": champion.as_of.isoformat()},
-        "drift": asdict(found),
+        "drift": {**asdict(found), **_explained(found, rules, frames, day)},
         "drift_since": None if since is None else str(since),
         **_accuracies(rules, champion, frames, day, since),
     }
@@ -92,6 +95,20 @@ def detect(day: date, rules: Watching, frames: Frames) -> drift.Drift:
         min_rows=rules.min_rows,
         alpha=rules.alpha,
         min_effect=rules.min_effect,
+        seed=day.toordinal(),
+        trained=frames.trained,
+    )
+
+
+def _explained(found: drift.Drift, rules: Watching, frames: Frames, day: date) -> dict[str, Any]:
+    return explained(
+        found,
+        frames.reference,
+        frames.window,
+        frames.trained,
+        classes=rules.classes,
+        stats=rules.stats,
+        min_rows=rules.min_rows,
         seed=day.toordinal(),
     )
 

@@ -20,6 +20,7 @@ from pipelines import files
 from pipelines.cache import cache_of
 from pipelines.models import tracking
 from pipelines.models.evidence import EVIDENCE, REPORT, days_before, monitor_root, read_evidence, scores_root
+from pipelines.models.reference import read_reference
 from pipelines.models.watching import watching_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -92,8 +93,12 @@ def _watch(
     known: dict[str, Any] | None,
 ) -> dict[str, Any]:
     rules = watching_of(recipe)
+    reference, trained = None, None
+    if champion is not None:
+        reference, trained = read_reference(tracking.fetch_reference(settings, champion.run_id))
     frames = Frames(
-        reference=None if champion is None else pd.read_parquet(tracking.fetch_reference(settings, champion.run_id)),
+        reference=reference,
+        trained=trained,
         window=_window(settings, champion, day, recipe.monitoring.window_days),
         answers=_answers(settings, store, champion, day, rules),
         truth=store.truth(as_of=end_of(day)),
@@ -115,7 +120,12 @@ def _write(settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames:
     pair: tuple[pd.DataFrame | None, pd.DataFrame | None] = None, None
     if frames.reference is not None and found.columns:
         pair = drift.compared(
-            frames.reference, frames.window, stats=STATS, min_rows=rules.min_rows, seed=day.toordinal()
+            frames.reference,
+            frames.window,
+            stats=STATS,
+            min_rows=rules.min_rows,
+            seed=day.toordinal(),
+            trained=frames.trained,
         )
     title = f"{recipe.name}, {day}"
     page = reports.render(found, title=title, facts=_facts(evidence), reference=pair[0], window=pair[1])

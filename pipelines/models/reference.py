@@ -1,8 +1,11 @@
 """Which rows a champion is watched against."""
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.sections import Monitoring
@@ -25,3 +28,33 @@ def reference_rows(
     lately = captured_at >= moment - np.timedelta64(timedelta(days=spec.reference_days))
     choices = [lately] if drift_from is None else [captured_at >= np.datetime64(drift_from), lately]
     return next((rows for rows in choices if rows.sum() >= spec.min_rows), np.ones(len(captured_at), bool))
+
+
+def trained_rows(trained: pd.DataFrame, *, since: datetime, stats: Sequence[str]) -> pd.DataFrame:
+    """Of the rows that a model was fitted on, those that a window's pictures are compared with.
+
+    Its answers about them prove nothing and are not kept. The newest row of a sender that sent nothing lately stays
+    without its statistics, so that the sender is known as one that the model was trained on.
+
+    Args:
+        trained: image_id, source_id, captured_at (aware) and `stats`.
+        since: the reference's first moment.
+    """
+    ordered = trained.sort_values(["captured_at", "image_id"], ignore_index=True)
+    lately = ordered["captured_at"] >= since
+    newest = ~ordered.duplicated("source_id", keep="last")
+    kept = ordered[lately | newest].copy()
+    kept.loc[~lately, list(stats)] = np.nan
+    return kept.reset_index(drop=True)
+
+
+def read_reference(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """`reference.parquet` as the rows that the model was not fitted on, and those that it was.
+
+    None: a reference of an older Classy, which does not tell.
+    """
+    rows = pd.read_parquet(path)
+    if "split" not in rows:
+        return rows, None
+    fitted = rows["split"] == "train"
+    return rows[~fitted].reset_index(drop=True), rows[fitted].reset_index(drop=True) if fitted.any() else None

@@ -112,6 +112,7 @@ class _Loop:
         self.served.append((as_of, drift_from))
         self.fitted = self.trainer.fit(as_of)
         self.reference = self.trainer.reference(self.fitted, as_of, drift_from)
+        self.trained = self.trainer.trained(as_of, self.reference["captured_at"].min())
         self.generation += 1
         name = str(self.generation)
         self.champion = Champion(version=name, generation=self.generation, run_id=name, as_of=as_of)
@@ -128,6 +129,7 @@ class _Loop:
         truth = photos[photos["labelled_at"] <= end_of(day)]
         frames = Frames(
             reference=self.reference,
+            trained=self.trained,
             window=window.drop(columns="label"),
             answers=pd.concat(self.answers, ignore_index=True),
             truth=truth[["image_id", "label", "labelled_at"]].assign(said_by="scorecard"),
