@@ -4,18 +4,18 @@ The arithmetic under `monitoring.drift`; numpy alone, a block of shuffles at a t
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
 
 FEWEST_SENDERS = 8
 """Whole senders are shuffled only where each side has so many; fewer leave too few arrangements."""
-SHARED = 0.9
-"""From this share of photos by senders on both sides, photos are shuffled within senders."""
+SHARED = 0.1
+"""From this share of photos by senders on both sides, these are enough: a few senders of one side stay where they are."""
 CHUNK = 4_000_000  # elements of one block of shuffles × rows: about 50 MB at work
 
 
@@ -23,44 +23,72 @@ CHUNK = 4_000_000  # elements of one block of shuffles × rows: about 50 MB at w
 
 
 def shuffles(
-    senders: npt.NDArray[np.intp] | None, is_window: Mask, permutations: int, random: np.random.Generator
+    senders: npt.NDArray[np.intp] | None,
+    is_window: Mask,
+    is_new: Mask,
+    permutations: int,
+    random: np.random.Generator,
 ) -> tuple[Mask, str]:
     """Which rows are "window" as it is (row 0) and in each shuffle, bool [permutations + 1, N]; and what was shuffled.
+
+    Photos of a sender on both sides change sides within the sender: what differs between senders says nothing of time.
+    The others are of senders of one side, and whole senders change sides. New senders and those that the champion was
+    trained on are shuffled apart.
 
     Args:
         senders: a number a row, [N]; None where there are no senders.
         is_window: [N].
+        is_new: [N]; senders are on one side of it.
     """
+    sides = np.tile(is_window, (permutations + 1, 1))
     if senders is None:
-        return _shuffle_within(np.zeros(len(is_window), dtype=int), is_window, permutations, random), "photos"
+        _within(sides, np.arange(len(is_window)), np.zeros(len(is_window), dtype=int), random)
+        return sides, "photos"
+    said: list[str] = []
+    for part in (is_new, ~is_new):
+        rows = np.flatnonzero(part)
+        if is_window[rows].any() and not is_window[rows].all():
+            said += _shuffle(sides, rows, senders[rows], random)
+    return sides, " and ".join(dict.fromkeys(said)) or "nothing"
+
+
+def _shuffle(sides: Mask, rows: Rows, senders: Rows, random: np.random.Generator) -> list[str]:
+    """Shuffle these rows in place, and say how."""
+    is_window = sides[0, rows]
     shared = np.isin(senders, senders[is_window]) & np.isin(senders, senders[~is_window])
+    said = []
+    if shared.any():
+        _within(sides, rows[shared], senders[shared], random)
+        said = ["within senders"]
+    alone = ~shared
+    if not alone.any():
+        return said
+    if min(len(np.unique(senders[alone & is_window])), len(np.unique(senders[alone & ~is_window]))) >= FEWEST_SENDERS:
+        _blocks(sides, rows[alone], senders[alone], random)
+        return [*said, "senders"]
     if min(shared[is_window].mean(), shared[~is_window].mean()) >= SHARED:
-        return _shuffle_within(np.where(shared, senders, -1), is_window, permutations, random), "within senders"
-    if min(len(np.unique(senders[is_window])), len(np.unique(senders[~is_window]))) >= FEWEST_SENDERS:
-        return _shuffle_blocks(senders * 2 + is_window, is_window, permutations, random), "senders"
-    return _shuffle_within(np.where(shared, senders, -1), is_window, permutations, random), "photos"
+        return said
+    _within(sides, rows[alone], np.zeros(alone.sum(), dtype=int), random)
+    return [*said, "photos"]
 
 
-def _shuffle_within(strata: npt.NDArray[Any], is_window: Mask, permutations: int, random: np.random.Generator) -> Mask:
-    sides = np.empty((permutations + 1, len(is_window)), dtype=bool)
-    sides[0] = is_window
+def _within(sides: Mask, rows: Rows, strata: Rows, random: np.random.Generator) -> None:
     for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
-        sides[1:, rows] = random.permuted(np.tile(is_window[rows], (permutations, 1)), axis=1)
-    return sides
+        here = rows[strata == stratum]
+        sides[1:, here] = random.permuted(sides[1:, here], axis=1)
 
 
-def _shuffle_blocks(blocks: npt.NDArray[Any], is_window: Mask, permutations: int, random: np.random.Generator) -> Mask:
+def _blocks(sides: Mask, rows: Rows, blocks: Rows, random: np.random.Generator) -> None:
     _, codes, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
-    order = random.permuted(np.tile(np.arange(len(sizes)), (permutations, 1)), axis=1)
+    order = random.permuted(np.tile(np.arange(len(sizes)), (len(sides) - 1, 1)), axis=1)
     size = sizes[order]
     before = size.cumsum(axis=1) - size
     # Blocks fill the window until it has about as many rows as it has; no side is left empty.
-    chosen = before + size / 2 < is_window.sum()
+    chosen = before + size / 2 < sides[0, rows].sum()
     chosen[:, 0], chosen[:, -1] = True, False
     by_block = np.empty_like(chosen)
     np.put_along_axis(by_block, order, chosen, axis=1)
-    return np.concatenate([is_window[None], by_block[:, codes]])
+    sides[1:, rows] = by_block[:, codes]
 
 
 # --------------------------------------------------------------------------------------------- distances
@@ -94,7 +122,7 @@ def _kolmogorov_smirnov(values: Floats, sides: Mask) -> Floats:
 
 
 def _total_variation(classes: npt.NDArray[np.intp], sides: Mask) -> Floats:
-    one_hot = np.eye(int(classes.max()) + 1, dtype=np.float32)[classes]
+    one_hot = (classes[:, None] == np.arange(int(classes.max()) + 1)).astype(np.float32)  # -1 is none of them
     window = sides.astype(np.float32) @ one_hot
     reference = one_hot.sum(axis=0) - window
     share = window / np.maximum(window.sum(axis=1, keepdims=True), 1)

@@ -17,6 +17,7 @@ import pandas as pd
 from monitoring import arrivals, drift, performance
 from monitoring.days import end_of, start_of
 from monitoring.estimate import estimate, tracked
+from monitoring.explanation import explained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,8 @@ class Frames:
     tally: pd.DataFrame
     labels_known: int
     doubts: Mapping[str, int]
+    trained: pd.DataFrame | None = None
+    """Pictures' statistics and senders of rows that the champion was fitted on (`reference.trained_rows`)."""
 
 
 def watch(
@@ -82,7 +85,7 @@ def watch(
         "as_of": end_of(day).isoformat(),
         "verdict": found.verdict,
         "champion": None if champion is None else {**asdict(champion), "as_of": champion.as_of.isoformat()},
-        "drift": asdict(found),
+        "drift": {**asdict(found), **_explained(found, rules, frames, day)},
         "drift_since": None if since is None else str(since),
         "estimate": _estimate(day, rules, champion, frames, earlier),
         **_accuracies(rules, champion, frames, day, since),
@@ -98,6 +101,20 @@ def detect(day: date, rules: Watching, frames: Frames) -> drift.Drift:
         min_rows=rules.min_rows,
         alpha=rules.alpha,
         min_effect=rules.min_effect,
+        seed=day.toordinal(),
+        trained=frames.trained,
+    )
+
+
+def _explained(found: drift.Drift, rules: Watching, frames: Frames, day: date) -> dict[str, Any]:
+    return explained(
+        found,
+        frames.reference,
+        frames.window,
+        frames.trained,
+        classes=rules.classes,
+        stats=rules.stats,
+        min_rows=rules.min_rows,
         seed=day.toordinal(),
     )
 

@@ -19,8 +19,10 @@ from monitoring.watch import Champion, Frames, detect, earliest, watch
 from pipelines import files
 from pipelines.cache import cache_of
 from pipelines.models import tracking
+from pipelines.models.choice import read_choice
 from pipelines.models.evidence import EVIDENCE, REPORT, days_before, monitor_root, read_evidence, scores_root
-from pipelines.models.watching import read_choice, watching_of
+from pipelines.models.reference import read_reference
+from pipelines.models.watching import watching_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS
@@ -94,8 +96,10 @@ def _watch(
     rules = watching_of(recipe)
     earlier = _Earlier(settings, day)
     since = earliest(rules, champion, day, earlier)
+    reference, trained = (None, None) if champion is None else _reference(settings, recipe, store, champion)
     frames = Frames(
-        reference=None if champion is None else _reference(settings, store, champion, recipe.monitoring.max_rows),
+        reference=reference,
+        trained=trained,
         window=_window(settings, recipe, champion, day),
         tally=tallies.counted(
             store,
@@ -126,7 +130,12 @@ def _write(
     pair: tuple[pd.DataFrame | None, pd.DataFrame | None] = None, None
     if frames.reference is not None and found.columns:
         pair = drift.compared(
-            frames.reference, frames.window, stats=STATS, min_rows=rules.min_rows, seed=day.toordinal()
+            frames.reference,
+            frames.window,
+            stats=STATS,
+            min_rows=rules.min_rows,
+            seed=day.toordinal(),
+            trained=frames.trained,
         )
     title = f"{recipe.name}, {day}"
     page = reports.render(found, title=title, facts=_facts(evidence), reference=pair[0], window=pair[1])
@@ -139,11 +148,14 @@ def _write(
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def _reference(settings: Settings, store: Store, champion: Champion, most: int) -> pd.DataFrame:
-    """The champion's reference, with the time at which each label was known."""
-    rows = read_choice([tracking.fetch_reference(settings, champion.run_id)], most=most)
+def _reference(
+    settings: Settings, recipe: Recipe, store: Store, champion: Champion
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The champion's reference, with the time at which each label was known, and the rows that it was fitted on."""
+    path = tracking.fetch_reference(settings, champion.run_id)
+    rows, trained = read_reference(path, most=recipe.monitoring.max_rows)
     told = store.truth(as_of=champion.as_of, image_ids=rows["image_id"].tolist()).set_index("image_id")["labelled_at"]
-    return rows.assign(labelled_at=pd.to_datetime(rows["image_id"].map(told), utc=True))
+    return rows.assign(labelled_at=pd.to_datetime(rows["image_id"].map(told), utc=True)), trained
 
 
 def _window(settings: Settings, recipe: Recipe, champion: Champion | None, day: date) -> pd.DataFrame:
@@ -158,7 +170,8 @@ def _window(settings: Settings, recipe: Recipe, champion: Champion | None, day: 
             manifest = files.need_manifest(uri, "score")
             if manifest["version"] == champion.version:
                 parts.append(files.local(uri, cache_of(settings)) / PREDICTIONS)
-    rows = read_choice(parts, most=recipe.monitoring.max_rows, since=champion.as_of)
+    since, most = champion.as_of, recipe.monitoring.max_rows
+    rows = read_choice(parts, most=most, keep=lambda rows: rows["captured_at"] >= since)
     return rows.rename(columns={"label": "predicted"})
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,6 +17,7 @@ from pipelines.data.snapshots import read_snapshot
 from pipelines.errors import ClassyError
 from pipelines.models import tracking
 from pipelines.models.packages import write_reference
+from pipelines.models.reference import read_reference
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
 from serving.canonical import canonicalise
@@ -81,8 +81,7 @@ def test_a_lost_cache_is_fetched_again_and_then_needs_no_server(world: tuple, tm
 
 def test_the_reference_is_the_models_own_answers_on_rows_it_did_not_learn(world: tuple) -> None:
     settings, recipe, snapshot, receipt = world
-    table = pq.read_table(tracking.fetch_reference(settings, receipt.run_id))
-    frame = table.to_pandas()
+    frame, trained = read_reference(tracking.fetch_reference(settings, receipt.run_id), most=9_999)
     assert list(frame.columns) == [
         "image_id", "source_id", "captured_at", "split", "label", "predicted", "confidence", "probabilities",
         "embedding", *STATS,
@@ -99,6 +98,14 @@ def test_the_reference_is_the_models_own_answers_on_rows_it_did_not_learn(world:
     assert np.stack(fresh["embedding"]) == pytest.approx(answer.embedding, abs=1e-4)
     assert fresh["label"].tolist() == [recipe.taxonomy.classes[label] for label in data.labels]
     assert fresh[list(STATS)].to_numpy() == pytest.approx(data.stats)
+    assert trained is not None
+    assert trained["predicted"].isna().all(), "answers about what it learned prove nothing"
+    learned = read_snapshot(settings, snapshot).split("train")
+    assert set(trained["source_id"]) == set(learned.source_ids), "every sender that it learned from is known as one"
+    told = trained.dropna(subset=list(STATS))
+    assert set(told["image_id"]) == set(
+        learned.image_ids[learned.captured_at >= frame["captured_at"].min().to_datetime64()]
+    )
 
 
 def test_a_reference_of_too_few_rows_takes_all_of_them(world: tuple, tmp_path: Path) -> None:
@@ -120,7 +127,7 @@ def test_a_champion_of_a_new_world_is_watched_against_that_world(world: tuple, t
     drifted = replace(data, meta={**data.meta, "drift_from": str(since)})
     spec = recipe.monitoring.model_copy(update={"reference_days": 3, "min_rows": 96})
     assert write_reference(tmp_path / "new.parquet", model, drifted, spec) == 96
-    assert pd.read_parquet(tmp_path / "new.parquet")["captured_at"].min() >= pd.Timestamp(since, tz="UTC")
+    assert read_reference(tmp_path / "new.parquet", most=9_999)[0]["captured_at"].min() >= pd.Timestamp(since, tz="UTC")
     few = spec.model_copy(update={"min_rows": 97})
     lately = write_reference(tmp_path / "lately.parquet", model, drifted, few)
     assert lately == write_reference(tmp_path / "same.parquet", model, data, few) > 96

@@ -11,14 +11,16 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from mlflow.models.signature import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 from pipelines.models import tracking
-from pipelines.models.reference import reference_rows
+from pipelines.models.reference import reference_rows, trained_rows
 from pipelines.recipe import ROOT
 from pipelines.sections import Monitoring
 from serving.runtime import Model
@@ -81,7 +83,10 @@ def _quiet() -> Iterator[None]:
 
 
 def write_reference(path: Path, model: Model, data: SnapshotData, spec: Monitoring) -> int:
-    """The model's answers on its reference rows (`reference_rows`), oldest first. Gives their number."""
+    """The model's answers on its reference rows (`reference_rows`), oldest first. Gives their number.
+
+    After them come rows that it was fitted on (`trained_rows`), split "train", without answers.
+    """
     parts = [_answers(model, data, name) for name in OUT_OF_SAMPLE]
     table = pa.concat_tables(parts).sort_by([("captured_at", "ascending"), ("image_id", "ascending")])
     since = data.meta.get("drift_from")
@@ -93,8 +98,19 @@ def write_reference(path: Path, model: Model, data: SnapshotData, spec: Monitori
             spec=spec,
         )
     )
-    pq.write_table(kept, path)
+    pq.write_table(pa.concat_tables([kept, _trained(data, kept)], promote_options="default"), path)
     return kept.num_rows
+
+
+def _trained(data: SnapshotData, reference: pa.Table) -> pa.Table:
+    rows = data.split("train")
+    frame = pd.DataFrame({"image_id": rows.image_ids, "source_id": rows.source_ids, "split": "train"})
+    frame["captured_at"] = pd.Series(rows.captured_at).dt.tz_localize("UTC")
+    frame[list(data.stats_names)] = rows.stats
+    since = pc.min(reference["captured_at"]).as_py() if len(reference) else frame["captured_at"].max()
+    kept = trained_rows(frame, since=since, stats=data.stats_names)
+    schema = pa.schema([reference.schema.field(name) for name in kept.columns])
+    return pa.Table.from_pandas(kept, schema, preserve_index=False)
 
 
 def _answers(model: Model, data: SnapshotData, name: str) -> pa.Table:

@@ -1,11 +1,18 @@
 """Which rows a champion is watched against."""
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.models.choice import KEYS, read_choice
 from pipelines.sections import Monitoring
+
+FITTED = "train"
 
 
 def reference_rows(
@@ -25,3 +32,34 @@ def reference_rows(
     lately = captured_at >= moment - np.timedelta64(timedelta(days=spec.reference_days))
     choices = [lately] if drift_from is None else [captured_at >= np.datetime64(drift_from), lately]
     return next((rows for rows in choices if rows.sum() >= spec.min_rows), np.ones(len(captured_at), bool))
+
+
+def trained_rows(trained: pd.DataFrame, *, since: datetime, stats: Sequence[str]) -> pd.DataFrame:
+    """Of the rows that a model was fitted on, those that a window's pictures are compared with.
+
+    Its answers about them prove nothing and are not kept. The newest row of a sender that sent nothing lately stays
+    without its statistics, so that the sender is known as one that the model was trained on.
+
+    Args:
+        trained: image_id, source_id, captured_at (aware) and `stats`.
+        since: the reference's first moment.
+    """
+    ordered = trained.sort_values(["captured_at", "image_id"], ignore_index=True)
+    lately = ordered["captured_at"] >= since
+    newest = ~ordered.duplicated("source_id", keep="last")
+    kept = ordered[lately | newest].copy()
+    kept.loc[~lately, list(stats)] = np.nan
+    return kept.reset_index(drop=True)
+
+
+def read_reference(path: Path, *, most: int) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """`reference.parquet` as the rows that the model was not fitted on, and those that it was; at most `most` of each.
+
+    None: a reference of an older Classy, which does not tell.
+    """
+    if "split" not in pq.read_schema(path).names:
+        return read_choice([path], most=most), None
+    keys = (*KEYS, "split")
+    unseen = read_choice([path], most=most, keys=keys, keep=lambda rows: rows["split"] != FITTED)
+    fitted = read_choice([path], most=most, keys=keys, keep=lambda rows: rows["split"] == FITTED)
+    return unseen, fitted if len(fitted) else None

@@ -113,6 +113,7 @@ class _Loop:
         self.served.append((as_of, drift_from))
         self.fitted = self.trainer.fit(as_of)
         self.reference = self.trainer.reference(self.fitted, as_of, drift_from)
+        self.trained = self.trainer.trained(as_of, self.reference["captured_at"].min())
         self.generation += 1
         name = str(self.generation)
         self.champion = Champion(version=name, generation=self.generation, run_id=name, as_of=as_of)
@@ -130,6 +131,7 @@ class _Loop:
         earlier = self.evidence[::-1]
         frames = Frames(
             reference=self.reference,
+            trained=self.trained,
             window=window.drop(columns=["label", "labelled_at"], errors="ignore"),
             tally=tally(
                 pd.concat(self.answers, ignore_index=True),

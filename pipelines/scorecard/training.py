@@ -20,7 +20,7 @@ from monitoring.verdict import judge
 from pipelines.data import split as splits
 from pipelines.models.fitting import options_of
 from pipelines.models.packages import OUT_OF_SAMPLE
-from pipelines.models.reference import reference_rows
+from pipelines.models.reference import reference_rows, trained_rows
 from pipelines.scorecard.worlds import World
 from pipelines.training_sections import SklearnCandidate
 from serving.pictures import STATS
@@ -125,6 +125,13 @@ class Trainer:
         spec = self.world.recipe.monitoring
         kept = reference_rows(captured, as_of=as_of, drift_from=drift_from, spec=spec)
         return frame[kept].reset_index(drop=True)
+
+    def trained(self, as_of: datetime, since: datetime) -> pd.DataFrame:
+        """The rows that a champion was fitted on, as its reference keeps them."""
+        photos, where = self.world.photos, np.flatnonzero(self.rows(as_of) == "train")
+        frame = photos.iloc[where][["image_id", "source_id", "captured_at"]].reset_index(drop=True)
+        frame[list(STATS)] = self.world.stats[where]
+        return trained_rows(frame, since=since, stats=STATS)
 
     def verdict(self, contender: Fitted, champion: Fitted, as_of: datetime, drift_from: date | None) -> str:
         """The judge's, on golden and fresh rows."""

@@ -1,5 +1,6 @@
 """Which photos are compared: each once, no more than asked, the same each time."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.models import watching
-from pipelines.models.watching import read_choice
+from pipelines.models import choice
+from pipelines.models.choice import read_choice
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -27,6 +28,10 @@ def written(path: Path, first: int, count: int, *, said: str = "cat") -> Path:
     return path
 
 
+def since(minutes: int) -> Callable[[pd.DataFrame], pd.Series]:
+    return lambda rows: rows["captured_at"] >= START + timedelta(minutes=minutes)
+
+
 def test_all_rows_come_in_order_and_a_photo_once_by_the_last_file(tmp_path: Path) -> None:
     paths = [written(tmp_path / "a", 0, 300), written(tmp_path / "b", 200, 300, said="dog")]
     rows = read_choice(paths, most=1_000)
@@ -36,12 +41,12 @@ def test_all_rows_come_in_order_and_a_photo_once_by_the_last_file(tmp_path: Path
 
 
 def test_older_photos_are_left_out(tmp_path: Path) -> None:
-    rows = read_choice([written(tmp_path / "a", 0, 300)], most=1_000, since=START + timedelta(minutes=250))
+    rows = read_choice([written(tmp_path / "a", 0, 300)], most=1_000, keep=since(250))
     assert rows["image_id"].tolist() == [f"p{n:05d}" for n in range(250, 300)]
 
 
 def test_of_many_a_choice_by_lot_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "BATCH", 64)
+    monkeypatch.setattr(choice, "BATCH", 64)
     path = written(tmp_path / "a", 0, 4_000)
     rows = read_choice([path], most=500)
     assert len(rows) == 500
@@ -56,4 +61,4 @@ def test_of_many_a_choice_by_lot_that_stays(tmp_path: Path, monkeypatch: pytest.
 
 def test_nothing_scored_is_nothing(tmp_path: Path) -> None:
     assert read_choice([], most=10).empty
-    assert read_choice([written(tmp_path / "a", 0, 5)], most=10, since=START + timedelta(days=9)).empty
+    assert read_choice([written(tmp_path / "a", 0, 5)], most=10, keep=since(99)).empty
