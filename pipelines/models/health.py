@@ -214,7 +214,8 @@ def _minutes(store: Store, since: datetime, until: datetime, *, latencies: bool)
     names = ["generation", "minute", "photos", "errors", *(["latencies"] if latencies else [])]
     inside = (arm_minutes.c.minute >= since, arm_minutes.c.minute < until, arm_minutes.c.arm != "shadow")
     with store.reading() as connection:
-        yield from connection.execute(select(*(arm_minutes.c[name] for name in names)).where(*inside)).mappings()
+        for row in connection.execute(select(*(arm_minutes.c[name] for name in names)).where(*inside)).mappings():
+            yield dict(row)
 
 
 def _made(store: Store) -> dict[int, datetime]:
