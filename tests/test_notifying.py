@@ -3,6 +3,7 @@
 import email
 import email.policy
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
 
@@ -66,13 +68,12 @@ def board() -> Iterator[Board]:
 class PostOffice:
     """A mail server on this machine that knows one user, and keeps what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, **ways: Any) -> None:
         self.got: list[tuple[list[str], EmailMessage]] = []
         self.full = False
         self.controller = Controller(
-            self, hostname="127.0.0.1", port=free_port(), auth_require_tls=False, auth_required=True,
-            authenticator=self.let_in,
-        )  # fmt: skip
+            self, hostname="127.0.0.1", port=free_port(), auth_required=True, authenticator=self.let_in, **ways
+        )
 
     def let_in(self, _server: Any, _session: Any, _envelope: Any, _mechanism: str, given: LoginPassword) -> AuthResult:
         return AuthResult(success=(given.login, given.password) == (b"classy", b"se/cret"), handled=False)
@@ -86,9 +87,11 @@ class PostOffice:
         self.got.append((envelope.rcpt_tos, message))
         return "250 taken"
 
-    def connection(self, password: str = "se/cret") -> str:
+    def connection(
+        self, password: str = "se/cret", *, disable: tuple[str, ...] = ("disable_tls", "disable_ssl")
+    ) -> str:
         """Airflow's, as a person would write it. Retrying is the task's."""
-        extra = {"disable_tls": True, "disable_ssl": True, "from_email": "loop@example.org", "retry_limit": 1}
+        extra = {**dict.fromkeys(disable, True), "from_email": "loop@example.org", "retry_limit": 1}
         return json.dumps(
             {"conn_type": "smtp", "host": "127.0.0.1", "port": self.controller.port, "login": "classy",
              "password": password, "extra": extra}
@@ -97,14 +100,14 @@ class PostOffice:
 
 @pytest.fixture
 def post_office() -> Iterator[PostOffice]:
-    found = PostOffice()
+    found = PostOffice(auth_require_tls=False)
     found.controller.start()
     yield found
     found.controller.stop()
 
 
 def tell(
-    home: Path, asked: str, decision: dict[str, str] = DECISION, **connections: str
+    home: Path, asked: str, decision: dict[str, str] = DECISION, *, authority: Path | None = None, **connections: str
 ) -> subprocess.CompletedProcess[str]:
     """What a task's process would do, with Airflow's connections from the environment."""
     env = {
@@ -113,6 +116,7 @@ def tell(
         "CLASSY_HOME": str(home),
         "PYTHONPATH": f"{ROOT / 'dags'}:{ROOT / 'dags' / 'preload'}:{ROOT}",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        **({} if authority is None else {"SSL_CERT_FILE": str(authority)}),
         **{f"AIRFLOW_CONN_{name.upper()}": uri for name, uri in connections.items()},
     }
     return subprocess.run(
@@ -158,6 +162,31 @@ def test_a_mail_arrives_with_its_decision_and_nothing_in_it_is_a_program(
     text = body.get_content().strip()
     assert text.startswith("<p>digits, 2026-03-11: RETRAIN (incident-2026-03-10). Sender {{ 7 * 7 }} &lt;script&gt;")
     assert "&lt;b&gt;Röcke&lt;/b&gt;" in text
+
+
+@pytest.mark.parametrize("way", ["encrypted from the start", "after STARTTLS"])
+def test_a_mail_goes_encrypted_to_a_server_whose_certificate_is_known(tmp_path: Path, way: str) -> None:
+    """As docs/policy.md says to set the connection up for ports 465 and 587."""
+    authority = trustme.CA()
+    (tmp_path / "ca.pem").write_bytes(authority.cert_pem.bytes())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    from_start = way == "encrypted from the start"
+    found = PostOffice(
+        **({"ssl_context": context, "auth_require_tls": False} if from_start
+           else {"tls_context": context, "require_starttls": True})
+    )  # fmt: skip
+    found.controller.start()
+    try:
+        connection = found.connection(disable="disable_tls" if from_start else "disable_ssl")
+        stranger = tell(tmp_path, "smtp:post:team@example.org", post=connection)
+        done = tell(tmp_path, "smtp:post:team@example.org", post=connection, authority=tmp_path / "ca.pem")
+    finally:
+        found.controller.stop()
+    assert stranger.returncode != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in stranger.stderr
+    assert done.returncode == 0, done.stderr
+    assert [mail["Subject"] for _, mail in found.got] == ["Classy, digits: RETRAIN"]
 
 
 def test_a_mail_that_is_not_taken_is_an_error_without_the_password(tmp_path: Path, post_office: PostOffice) -> None:
