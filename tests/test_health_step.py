@@ -1,6 +1,7 @@
 """A day's health from real partitions and tables: what the evidence and the report say of it."""
 
 import json
+from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from monitoring.days import end_of
 from monitoring.stores import Store, open_store
-from pipelines import files, monitor, score, validate
+from pipelines import files, gather, monitor, score, validate
 from pipelines.data.records import QUARANTINE, write_rows
 from pipelines.models.health import health_of, look
 from pipelines.recipe import Recipe
@@ -72,6 +73,22 @@ def test_the_sender_that_stopped_is_named_and_no_other(settings: Settings, tight
     assert f"{GONE} (4 days)" in fact["sentence"]
     before = facts(settings, tight, world, -5)["missing_senders"]
     assert (before["state"], before["value"]) == ("OK", 0)
+
+
+def test_who_sent_is_told_by_gather_and_else_by_the_photos(settings: Settings, tight: Recipe) -> None:
+    """A day of an older Classy has no list of senders."""
+    day = tight.replay.start
+    uri = Path(gather.run(settings, tight, day=day).raw_uri)
+    store = open_store(settings.database_url)
+    told = look(settings, store, day, 28).attendance
+    photos = pq.read_table(uri / "records.parquet")["source_id"].to_pylist()
+    listed = pq.read_table(uri / "senders.parquet").to_pylist()
+    assert {row["source_id"]: row["photos"] for row in listed} == Counter(photos)
+    (uri / "senders.parquet").unlink()
+    other = look(settings, store, day, 28).attendance
+    assert told is not None
+    assert other is not None
+    assert set(told.senders) == set(other.senders) == set(photos)
 
 
 def test_a_young_home_cannot_tell(settings: Settings, tight: Recipe, world: World) -> None:

@@ -88,21 +88,26 @@ def _attendance(raw: Mapping[date, _Raw], day: date) -> health.Attendance | None
     days = [past for past, found in raw.items() if found.records]
     if not days or days[-1] != day:
         return None
-    came = [_senders(raw[past].uri) for past in days]
-    everybody = sorted(set().union(*came))
-    if not everybody:
+    place: dict[str, int] = {}
+    came = [
+        np.fromiter((place.setdefault(sender, len(place)) for sender in _senders(raw[past].uri)), np.int64)
+        for past in days
+    ]
+    if not place:
         return None
-    place = {sender: number for number, sender in enumerate(everybody)}
-    table = np.zeros((len(everybody), len(days)), bool)
+    table = np.zeros((len(place), len(days)), bool)
     for column, present in enumerate(came):
-        table[[place[sender] for sender in present], column] = True
-    return health.Attendance(senders=tuple(everybody), came=table)
+        table[present, column] = True
+    return health.Attendance(senders=tuple(place), came=table)
 
 
 def _senders(raw_uri: str) -> set[str]:
-    """Everybody who sent a photo, also one that went to quarantine. The photos themselves are not read."""
+    """Everybody who sent a photo, also one that went to quarantine."""
+    fs, path = fsspec.url_to_fs(raw_uri)
+    # A day that an older Classy gathered has a list of photos alone; their pictures are not read.
+    name = "senders.parquet" if fs.exists(f"{path}/senders.parquet") else "records.parquet"
     found: set[str] = set()
-    with fsspec.open(files.join(raw_uri, "records.parquet")) as file, pq.ParquetFile(file) as table:
+    with fs.open(f"{path}/{name}") as file, pq.ParquetFile(file) as table:
         if "source_id" not in table.schema_arrow.names:
             return found  # validation refuses such a day, and says so
         for batch in table.iter_batches(columns=["source_id"]):
