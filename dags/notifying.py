@@ -55,6 +55,12 @@ class Webhook(BaseNotifier):
         return f"{found.schema or 'https'}://{found.host}{port}/{str(path).lstrip('/')}"
 
 
+class Mail(SmtpNotifier):
+    """The provider's own mail, its text sent as it is: a decision names senders and classes, and is no template."""
+
+    template_fields = ()
+
+
 def notifiers(asked: str, decisions: Sequence[dict]) -> list[BaseNotifier]:
     """The notifiers of a setting such as `log,webhook:slack,smtp:mail:team@example.org`.
 
@@ -72,7 +78,7 @@ def notifiers(asked: str, decisions: Sequence[dict]) -> list[BaseNotifier]:
             found.append(Webhook(text, decisions, conn_id))
         elif kind == "smtp" and conn_id and to:
             subject = f"Classy, {RECIPE.name}: {', '.join(dict.fromkeys(one['action'] for one in decisions))}"
-            found.append(SmtpNotifier(to=to, subject=subject, html_content=_html(text), smtp_conn_id=conn_id))
+            found.append(Mail(to=to, subject=subject, html_content=_html(text), smtp_conn_id=conn_id))
         else:
             raise ValueError(
                 f"CLASSY_NOTIFY={asked!r}: {part!r} is none of log, webhook:CONNECTION, smtp:CONNECTION:TO"

@@ -173,6 +173,12 @@ class Store:
         found = self._rows(select(decisions).where(decisions.c.decision_key == key))
         return found[0] if found else None
 
+    def newest_decision(self, kind: str) -> dict[str, Any] | None:
+        """The decision of a kind that is newest in data time, or None before the first."""
+        newest = select(decisions).where(decisions.c.kind == kind).order_by(decisions.c.as_of.desc())
+        found = self._rows(newest.limit(1))
+        return found[0] if found else None
+
     def decisions(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Decisions in order of data time, all or of one kind."""
         statement = select(decisions).order_by(decisions.c.as_of, decisions.c.decision_key)

@@ -6,6 +6,7 @@ Photos are kept as they came, also the missing ones, with the reason. Labels go 
 their class's name; a label that is no class is kept as it was said, and validation rejects it.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from monitoring.stores import open_store
 from pipelines.data.labels import save_labels
-from pipelines.data.records import LABELS, RAW, write_rows
+from pipelines.data.records import LABELS, RAW, SENDERS, write_rows
 from pipelines.errors import ClassyError
 from pipelines.files import join, new_partition
 from pipelines.recipe import Recipe
@@ -47,6 +48,7 @@ class _Tally:
         self.missing = 0
         self.unreadable = 0
         self.example = ""
+        self.senders: Counter[str] = Counter()
 
     def rows(self, source: Source, day: date) -> Iterator[dict[str, Any]]:
         photos = tqdm(source.photos(day), total=source.count(day), desc=f"gather {day}", unit="photo", disable=None)
@@ -55,6 +57,7 @@ class _Tally:
                 self.missing += 1
                 self.unreadable += (photo.error or "").startswith("unreadable")
                 self.example = self.example or photo.error or ""
+            self.senders[photo.source_id] += 1
             yield asdict(photo)
 
 
@@ -87,6 +90,8 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Gathered:
             # Not bad photos but a place that does not answer: worth a retry, and no partition.
             raise ClassyError(f"{raw_uri}: none of the day's {records} photos could be read; {tally.example}")
         write_rows(draft.folder / "labels.parquet", LABELS, said)
+        sent = ({"source_id": sender, "photos": count} for sender, count in sorted(tally.senders.items()))
+        write_rows(draft.folder / "senders.parquet", SENDERS, sent)
         draft.meta.update(day=str(day), records=records, labels=len(said), recipe=recipe.digest())
     columns = ("image_id", "label", "labelled_at", "said_by")
     truth = [{name: row[name] for name in columns} | {"label": _class_or_said(row["label"], recipe)} for row in said]

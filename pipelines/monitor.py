@@ -21,7 +21,10 @@ from pipelines.cache import cache_of
 from pipelines.models import tracking
 from pipelines.models.choice import read_choice
 from pipelines.models.evidence import EVIDENCE, REPORT, days_before, monitor_root, read_evidence, scores_root
+from pipelines.models.choice import read_choice
+from pipelines.models.health import health_of
 from pipelines.models.reference import read_reference
+from pipelines.models.watching import watching_of
 from pipelines.models.watching import watching_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -116,6 +119,7 @@ def _watch(
         "schema": SCHEMA,
         "recipe": recipe.digest(),
         **watch(day, rules, champion, frames, earlier, told),
+        "health": health_of(settings, recipe, store, day),
     }
     evidence = json.loads(json.dumps(found, allow_nan=False))
     if evidence != known:
@@ -213,7 +217,16 @@ def _facts(evidence: dict[str, Any]) -> list[tuple[str, str]]:
             ("Loss since then", _loss(drifted["loss"])),
             ("Labels since then", str(evidence["fresh_labels"])),
         ]
-    return facts
+    return [*facts, *_service(evidence["health"])]
+
+
+def _service(health: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    bad = [
+        (f"Service: {fact['name'].replace('_', ' ')}", fact["sentence"]) for fact in health if fact["state"] == "BAD"
+    ]
+    unknown = [fact["name"].replace("_", " ") for fact in health if fact["state"] == "UNKNOWN"]
+    said = f"{len(health) - len(unknown)} of {len(health)} facts known, {len(bad)} bad"
+    return [("Service", f"{said}; not known: {', '.join(unknown)}" if unknown else said), *bad]
 
 
 def _share(share: dict[str, Any]) -> str:
@@ -254,6 +267,8 @@ def _log(settings: Settings, evidence: dict[str, Any], day: date) -> None:
 def _metrics(evidence: dict[str, Any]) -> dict[str, float]:
     columns = {c["name"]: c["effect"] for c in evidence["drift"]["columns"] if c["effect"] is not None}
     metrics = {f"monitor_distance.{name}": effect for name, effect in columns.items()}
+    known = [fact for fact in evidence.get("health", []) if fact["value"] is not None]  # an older day has none
+    metrics |= {f"health.{fact['name']}": float(fact["value"]) for fact in known}
     metrics["monitor_rows"] = float(evidence["drift"]["window_rows"])
     if evidence["verdict"] != "UNKNOWN":
         metrics["monitor_drift"] = float(evidence["verdict"] == "DRIFT")

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipelines.errors import ClassyError
+from pipelines.health_sections import Health
 from pipelines.search_sections import Search, check_spaces
 from pipelines.sections import (
     Behaviour,
@@ -70,6 +71,7 @@ class Recipe(Section):
     gates: Gates = Gates()
     behaviour: Behaviour = Behaviour()
     monitoring: Monitoring = Monitoring()
+    health: Health = Health()
     policy: Policy = Policy()
     serving: Serving = Serving()
     story: Story = Story()

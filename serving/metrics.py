@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 
 from serving.components.base import Call
+from serving.loop_metrics import Figures, families
 from serving.metrics_files import Files, plain
 from serving.photos import Photo
 from serving.problems import Problem
@@ -116,13 +117,15 @@ class Metrics:
         log: Callable[[], Mapping[str, float]] | None = None,
         recall: Callable[[], Mapping[str, float]] | None = None,
         keys: RingLike | None = None,
+        loop: Callable[[], Figures] | None = None,
     ) -> None:
         """Say who is asked when somebody scrapes. `log` gives rows by fate (written, shed, …) and in its `queue`;
-        `recall` gives hits and misses; lanes of arms are found by themselves."""
+        `recall` gives hits and misses, `loop` what the loop last found; lanes of arms are found by themselves."""
         if models is not None:
             self.models = models
         self.ready = ready or self.ready
-        for name, source in (("lanes", lanes), ("arms", arms), ("log", log), ("recall", recall), ("keys", keys)):
+        given = {"lanes": lanes, "arms": arms, "log": log, "recall": recall, "keys": keys, "loop": loop}
+        for name, source in given.items():
             if source is not None:
                 setattr(self._watched, name, source)
 
@@ -234,6 +237,7 @@ class Watched:
     log: Callable[[], Mapping[str, float]] = staticmethod(dict)
     recall: Callable[[], Mapping[str, float]] = staticmethod(dict)
     keys: RingLike | None = None
+    loop: Callable[[], Figures] = staticmethod(dict)
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -247,6 +251,7 @@ class Watched:
         yield from self._of_arms()
         yield from self._of_log()
         yield from self._of_keys()
+        yield from families(self.loop())
 
     def _of_lanes(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("classy_lane_waiting_photos", "Photos that wait in a lane.", labels=["lane"])

@@ -22,6 +22,7 @@ from serving.access.gate import KeyGate
 from serving.canonical import ImageSpec
 from serving.components.base import Call
 from serving.lanes import Lane
+from serving.loop_metrics import GAUGES
 from serving.metrics import MOST, Metrics
 from serving.metrics_files import clean
 from serving.photos import Photo
@@ -59,6 +60,7 @@ def full() -> Metrics:
         models=["classy"], ready=lambda: None, lanes=lambda: [lane], arms=arms, keys=KeyGate(Store()).ring,
         log=lambda: {"written": 5, "spooled": 4, "replayed": 3, "shed": 2, "refused": 1, "torn": 0, "queue": 6},
         recall=lambda: {"hits": 2, "misses": 8},
+        loop=lambda: {gauge.name: {tuple("x" for _ in gauge.labels): 1.0} for gauge in GAUGES},
     )  # fmt: skip
     photo = Photo(arm="champion", model_version="3", defaulted=True, seconds={"model": 0.002})
     metrics.observe("classy", Call(seconds={"classifier": 0.01}), [photo], 200, seconds=0.02)

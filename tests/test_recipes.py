@@ -44,7 +44,7 @@ def test_the_starter_s_alternatives_are_right_as_well() -> None:
     names = (
         "aliases", "sender_pattern", "seeds", "patience", "ema", "progressive", "compile", "[input]", "pipeline",
         "gpu_hours", "price_per_hour", "money", "slice_columns", "require", "[search]", "trials", "minutes",
-        "[search.space", "lr = { low", "width = { low", "batch = {",
+        "[search.space", "lr = { low", "width = { low", "batch = {", "[health]", "max_p99_ms", "max_missing",
     )  # fmt: skip
     optional = [line[2:] for line in text.splitlines() if line.startswith(tuple(f"# {name}" for name in names))]
     assert len(optional) == len(names)
@@ -56,6 +56,7 @@ def test_the_starter_s_alternatives_are_right_as_well() -> None:
     assert (recipe.gates.require, recipe.fits[-1]) == ("not_worse", "resnet-seed3")
     assert (recipe.input.pipeline, recipe.budget.money) == ("shards", 10.0)
     assert list(recipe.search.space["resnet"]) == ["lr", "width", "batch"]
+    assert (recipe.health.max_p99_ms, recipe.health.max_missing) == (500, 3)
 
 
 def test_digits_drifts_on_its_eleventh_day(settings: Settings) -> None:

@@ -38,6 +38,9 @@ LABELS = _table(
 )  # fmt: skip
 """raw/date=D/labels.parquet: the labels that arrive on D, as they were said."""
 
+SENDERS = _table(source_id=pa.string(), photos=pa.int64())
+"""raw/date=D/senders.parquet: who sent how many photos on D, by name; a day of an older Classy has none."""
+
 CLEAN = _table(
     image_id=pa.string(),
     source_id=pa.string(),

@@ -184,6 +184,7 @@ async def _answering(
     from pipelines.online.byhand import ByHand
     from pipelines.online.features import OnlineFeatures
     from pipelines.online.log import SqlLog
+    from pipelines.online.loop_figures import LoopFigures
     from serving.components.classifier import Classifier
     from serving.engines.loaded import Loaded
     from serving.recall import Recall
@@ -200,6 +201,9 @@ async def _answering(
     _beside(guard.flush(settings, tally), stack)
     if worker == 0:
         _beside(guard.guard(settings, recipe), stack)
+        loop = LoopFigures(settings)
+        _beside(loop.follow(), stack)
+        metrics.watch(loop=loop)
     arms, features = Arms(tally), OnlineFeatures(settings, recipe)
     open_model = partial(
         Loaded.open,
