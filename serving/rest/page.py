@@ -15,6 +15,13 @@ FILES = {
     "page.js": "text/javascript; charset=utf-8",
     "cards.js": "text/javascript; charset=utf-8",
     "server.js": "text/javascript; charset=utf-8",
+    "monitor.css": "text/css; charset=utf-8",
+    "monitor.js": "text/javascript; charset=utf-8",
+    "calendar.js": "text/javascript; charset=utf-8",
+    "day.js": "text/javascript; charset=utf-8",
+    "evidence.js": "text/javascript; charset=utf-8",
+    "bits.js": "text/javascript; charset=utf-8",
+    "session.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 HEADERS = {
