@@ -19,13 +19,17 @@ from pipelines.settings import Settings
 
 FIRST = date(2026, 1, 1)
 COLUMNS = ("brightness", "contrast", "confidence", "output_1", "class_mix")
+STORY = {15: "WATCH", 20: "LABEL", 21: "LABEL", 22: "RETRAIN", 23: "WATCH", 24: "WATCH", 37: "ROLLBACK"}
+"""What is decided on which day; on the others KEEP."""
 REPORT_PAGE = (
     "<!doctype html><title>report</title><p id=drawn>not drawn</p>"
     "<script>document.getElementById('drawn').textContent = 'drawn, at ' + self.origin</script>"
 )
 
 
-def evidence(day: date, *, drift: float = 0.3, accuracy: float = 0.95, rows: int = 200, **change: Any) -> dict[str, Any]:
+def evidence(
+    day: date, *, drift: float = 0.3, accuracy: float = 0.95, rows: int = 200, **change: Any
+) -> dict[str, Any]:
     """A day's evidence, as an earlier Classy wrote it.
 
     Args:
@@ -33,7 +37,9 @@ def evidence(day: date, *, drift: float = 0.3, accuracy: float = 0.95, rows: int
         change: keys that are set, or with None left out.
     """
     rng = np.random.default_rng(day.toordinal())
-    columns = [_column(name, drift * rng.uniform(0.8, 1) if i < 3 else rng.uniform(0, 0.9)) for i, name in enumerate(COLUMNS)]
+    columns = [
+        _column(name, drift * rng.uniform(0.8, 1) if i < 3 else rng.uniform(0, 0.9)) for i, name in enumerate(COLUMNS)
+    ]
     verdict = "DRIFT" if any(column["verdict"] == "DRIFT" for column in columns) else "NO DRIFT"
     measured = {
         "since": end_of(day - timedelta(days=3)).isoformat(),
@@ -101,12 +107,12 @@ def whole(day: date, **change: Any) -> dict[str, Any]:
 
 def unknown(day: date) -> dict[str, Any]:
     """A day of which nothing could be told."""
-    why = "the window has 3 rows, fewer than min_rows=50"
     found = evidence(day)
-    drift = {**found["drift"], "verdict": "UNKNOWN", "reasons": [why], "columns": [], "window_rows": 3, "permutations": 0}
-    nothing = {**found["lately"], "performance": {"accuracy": asdict(share(0, 0)), "photos": 3, "coverage": 0.0, "by_class": {}},
-               "loss": {"loss": None, "p": None, "significant": False}}  # fmt: skip
-    return {**found, "verdict": "UNKNOWN", "drift": drift, "lately": nothing, "since_drift": None, "drift_since": None}
+    why = "the window has 3 rows, fewer than min_rows=50"
+    found["drift"].update(verdict="UNKNOWN", reasons=[why], columns=[], window_rows=3, permutations=0)
+    found["lately"]["performance"].update(accuracy=asdict(share(0, 0)), photos=3, coverage=0.0, by_class={})
+    found["lately"]["loss"] = {"loss": None, "p": None, "significant": False}
+    return {**found, "verdict": "UNKNOWN", "since_drift": None, "drift_since": None}
 
 
 def _column(name: str, far: float) -> dict[str, Any]:
@@ -128,7 +134,13 @@ def write_day(settings: Settings, day: date, found: dict[str, Any], *, report: s
 
 
 def decide(
-    store: Store, day: date, action: str, reason: str = "No drift.", *, incident: str | None = None, kind: str = "monitor"
+    store: Store,
+    day: date,
+    action: str,
+    reason: str = "No drift.",
+    *,
+    incident: str | None = None,
+    kind: str = "monitor",
 ) -> None:
     """A row of `decisions`; a RETRAIN and the judge's answer (kind judge) share the day's run key."""
     run_key = f"retrain-{day}" if action == "RETRAIN" or kind == "judge" else None
@@ -156,8 +168,8 @@ def deploy(store: Store, generation: int, version: str, day: date, *, kind: str 
 
 
 def make_months(settings: Settings, *, days: int = 60) -> list[date]:
-    """A quiet start; a change from day 20 that is asked labels for, then answered by version 2; version 3 on day 35 that
-    is rolled back; a day that cannot be told, one that was not watched, one that nobody decided; a page at the end."""
+    """A quiet start; a change on day 20, answered by version 2 on day 23; version 3 on day 35, rolled back on day 38; a
+    day that cannot be told (15), one that was not watched (30), one that nobody decided (45); a page at the end."""
     store = open_store(settings.database_url)
     deploy(store, 1, "1", FIRST)
     deploy(store, 2, "2", FIRST + timedelta(days=23), run_key=f"retrain-{FIRST + timedelta(days=22)}")
@@ -185,5 +197,7 @@ def _one_day(settings: Settings, store: Store, n: int, day: date, *, last: bool)
     write_day(settings, day, found)
     if n == 45:
         return
-    action = {20: "LABEL", 21: "LABEL", 22: "RETRAIN", 23: "WATCH", 24: "WATCH", 15: "WATCH", 37: "ROLLBACK"}.get(n, "KEEP")
+    action = {20: "LABEL", 21: "LABEL", 22: "RETRAIN", 23: "WATCH", 24: "WATCH", 15: "WATCH", 37: "ROLLBACK"}.get(
+        n, "KEEP"
+    )
     decide(store, day, "PAGE" if last else action, f"Day {n} of the story.", incident=incident)

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -53,7 +53,7 @@ class FileBoard:
         listed = self._listed()
         newest = sorted(listed, reverse=True)[:MOST_DAYS]
         days = self._digested({day: listed[day] for day in sorted(newest)})
-        since = end_of(min(days)) - timedelta(days=1) if days else datetime.min.replace(year=1970)
+        since = end_of(max(days) - timedelta(days=MOST_DAYS)) if days else datetime(1970, 1, 1, tzinfo=UTC)
         return self._with_tables(days, since)
 
     def _with_tables(self, days: Mapping[date, Day], since: datetime) -> dict[str, Any]:
@@ -82,13 +82,16 @@ class FileBoard:
 
     def _digested(self, listed: Mapping[date, files.Listed]) -> dict[date, Day]:
         """What the overview needs of these days; of what is known already nothing is read."""
-        small = [day for day, one in listed.items() if one.sizes.get(EVIDENCE, 0) <= MOST_EVIDENCE]
-        anew = [day for day in small if self._digests.get(day, ("",))[0] != listed[day].stamp]
-        found = {
-            day: self._digests[day] if day in self._digests else (listed[day].stamp, unread("its evidence is too large"))
-            for day in listed
-            if day not in anew
-        }
+        found: dict[date, tuple[str, Day]] = {}
+        anew = []
+        for day, one in listed.items():
+            known = self._digests.get(day)
+            if known is not None and known[0] == one.stamp:
+                found[day] = known
+            elif one.sizes.get(EVIDENCE, 0) > MOST_EVIDENCE:
+                found[day] = one.stamp, unread(f"its evidence has more than {MOST_EVIDENCE} bytes")
+            else:
+                anew.append(day)
         for day, data in zip(anew, self._contents(anew), strict=True):
             if data is not None:  # written anew just now: the next look sees it
                 found[day] = listed[day].stamp, _digest(data)

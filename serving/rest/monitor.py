@@ -90,9 +90,7 @@ def router(server: Server, board: Board) -> APIRouter:
 
 
 def _json(told: object) -> Response:
-    return Response(
-        orjson.dumps(told), media_type="application/json", headers={"Cache-Control": "no-store"}
-    )
+    return Response(orjson.dumps(told), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _day(text: str) -> date:
