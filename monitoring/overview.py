@@ -21,7 +21,11 @@ def day_of(as_of: datetime) -> date:
 
 
 def digest(evidence: Row) -> dict[str, Any]:
-    """What the overview needs of one day's evidence, small enough to keep of hundreds."""
+    """What the overview needs of one day's evidence, small enough to keep of hundreds.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the file is not what a monitor writes.
+    """
     drift = evidence.get("drift") or {}
     lately = evidence.get("lately") or {}
     since = evidence.get("since_drift") or {}
@@ -29,15 +33,15 @@ def digest(evidence: Row) -> dict[str, Any]:
     return {
         "verdict": evidence.get("verdict"),
         "reason": next(iter(drift.get("reasons") or []), None),
-        "rows": drift.get("window_rows"),
+        "rows": _number(drift.get("window_rows")),
         "champion": None if champion is None else {key: champion.get(key) for key in ("version", "generation")},
         "accuracy": _share(lately),
         "since_drift": _share(since),
-        "reference": (evidence.get("reference_accuracy") or {}).get("value"),
+        "reference": _number((evidence.get("reference_accuracy") or {}).get("value")),
         "estimate": _interval(evidence.get("estimate")),
         "labels": _labels(evidence, lately),
         "columns": {
-            column["name"]: [column["verdict"], column.get("effect"), column.get("limit")]
+            str(column["name"]): [str(column["verdict"]), _number(column.get("effect")), _number(column.get("limit"))]
             for column in drift.get("columns") or []
         },
     }
@@ -193,7 +197,12 @@ def _interval(given: Row | None) -> dict[str, Any] | None:
     """value, low, high, rows; None where there is no value."""
     if not given or given.get("value") is None:
         return None
-    return {key: given.get(key) for key in ("value", "low", "high", "rows")}
+    return {key: _number(given.get(key)) for key in ("value", "low", "high", "rows")}
+
+
+def _number(given: Any) -> float | None:
+    """Raises TypeError or ValueError: it is none, and the file not what a monitor writes."""
+    return None if given is None else float(given)
 
 
 def _labels(evidence: Row, lately: Row) -> dict[str, Any] | None:
@@ -204,4 +213,4 @@ def _labels(evidence: Row, lately: Row) -> dict[str, Any] | None:
         if "photos" not in measured:
             return None
         given = {**measured, "labelled": measured["accuracy"]["rows"]}
-    return {key: given.get(key) for key in ("photos", "labelled", "coverage")}
+    return {key: _number(given.get(key)) for key in ("photos", "labelled", "coverage")}

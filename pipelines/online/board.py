@@ -24,7 +24,7 @@ FRESH_S = 3.0
 MOST_EVIDENCE = 8_000_000
 MOST_REPORT = 64_000_000
 """Bytes; Evidently's pages have some 4.4 MB."""
-UNREADABLE = (StoreError, SQLAlchemyError)
+UNREADABLE = (StoreError, SQLAlchemyError, OSError)
 
 Day = dict[str, Any]
 
