@@ -144,7 +144,7 @@ def test_days_are_looked_at_by_keyboard_and_heard(page: Page, opened: Running) -
     expect(now).to_be_focused()
     expect(page.locator("#readout")).to_contain_text("Day 22 of the story.")
     assert re.match(
-        r"Friday, 23 January 2026: DRIFT, 3 columns changed\. Accuracy 50\.0 %\..* RETRAIN: Day 22",
+        r"Friday, 23 January 2026: DRIFT, 3 columns changed\. Accuracy 50\.0\s%\..* RETRAIN: Day 22",
         now.get_attribute("aria-label") or "",
     )
     page.keyboard.press("Home")

@@ -17,7 +17,7 @@ export const svg = (name, attributes = {}, ...children) => filled(document.creat
 export const chip = word => el("span", { class: `chip ${kindOf(word)}` }, word);
 export const kindOf = word => (word ?? "none").toLowerCase().replaceAll(" ", "-");
 
-export const percent = share => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`);
+export const percent = share => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)}\u00a0%`);
 export const number = value => {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);

@@ -115,11 +115,13 @@ function champions(found, at) {
     if (from >= until) return null; // not as long as a day, or after the last one
     const x = at.x(from);
     const width = at.x(until) - x;
+    // A long band says its name again and again: one of them is in sight wherever the days are scrolled to.
+    const often = Math.max(1, Math.floor(width / 240));
     const room = width > 80 ? `version ${one.version}` : width > 20 ? `v${one.version}` : "";
     return svg("g", { class: `band b${i % 4}` },
       svg("rect", { class: "ground", x, y: 0, width, height: at.top.axis }),
       svg("rect", { class: "head", x: x + 1, y: 2, width: width - 2, height: LANES.champion - 4, rx: 5 }),
-      svg("text", { x: x + width / 2, y: 18 }, room),
+      Array.from({ length: often }, (_, n) => svg("text", { x: x + (width * (n + 0.5)) / often, y: 18 }, room)),
       svg("title", {}, `Version ${one.version}, generation ${one.generation}, since ${longDay(one.from)}: ${one.reason}`));
   }));
 }
