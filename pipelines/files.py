@@ -111,7 +111,7 @@ def read_many(uris: list[str]) -> list[bytes | None]:
     if not uris:
         return []
     fs, _ = fsspec.url_to_fs(uris[0])
-    paths = [fs._strip_protocol(uri) for uri in uris]
+    paths = [fsspec.url_to_fs(uri)[1] for uri in uris]
     found = fs.cat(paths, on_error="return")
     read = [found[path] for path in paths]
     for one in read:

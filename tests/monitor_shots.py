@@ -52,7 +52,8 @@ def _shot(
     whole = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     context.close()
     small = whole.resize((whole.width * 3 // 4, whole.height * 3 // 4), Image.Resampling.LANCZOS)
-    small.save(path, optimize=True)
+    few = small.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
     sys.stdout.write(f"{path}: {path.stat().st_size / 1000:.0f} kB\n")
 
 

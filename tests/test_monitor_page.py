@@ -334,9 +334,18 @@ def test_what_is_no_day_is_not_found(opened: Running, day: str) -> None:
             assert http.get(path).status_code == 404, path
 
 
-def test_a_server_of_components_alone_has_no_monitor() -> None:
+def test_a_server_of_components_alone_has_no_monitor(page: Page) -> None:
     with served(None) as server, httpx.Client(base_url=server.rest) as http:
         assert http.get("/monitor").status_code == 404
+        page.goto(server.rest)
+        expect(page.locator("#server")).to_contain_text("classy")
+        expect(page.get_by_role("link", name="Monitor")).to_be_hidden()
+
+
+def test_the_page_for_photos_leads_to_the_monitor(page: Page, opened: Running) -> None:
+    page.goto(opened.rest)
+    page.get_by_role("link", name="Monitor").click()
+    page.wait_for_url(f"{opened.rest}/monitor")
 
 
 # ------------------------------------------------------------------------------------------------ empty places

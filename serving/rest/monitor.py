@@ -52,7 +52,7 @@ def router(server: Server, board: Board) -> APIRouter:
     @found.get("/monitor/data")
     async def overview(request: Request) -> Response:
         await admit(server, request, SCOPE)
-        return _json(await asyncio.to_thread(board.overview))
+        return _json(await asyncio.to_thread(lambda: orjson.dumps(board.overview())))
 
     @found.get("/monitor/{day}")
     async def day_page(day: str) -> Response:
@@ -65,7 +65,7 @@ def router(server: Server, board: Board) -> APIRouter:
         told = await asyncio.to_thread(board.day, _day(day))
         if told is None:
             raise Problem("not_found", f"{day}: neither watched nor decided; `classy monitor --day {day}` watches it")
-        return _json(told)
+        return _json(orjson.dumps(told))
 
     async def report(day: str) -> Response:
         page = await asyncio.to_thread(board.report, _day(day))
@@ -89,8 +89,8 @@ def router(server: Server, board: Board) -> APIRouter:
     return found
 
 
-def _json(told: object) -> Response:
-    return Response(orjson.dumps(told), media_type="application/json", headers={"Cache-Control": "no-store"})
+def _json(told: bytes) -> Response:
+    return Response(told, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _day(text: str) -> date:

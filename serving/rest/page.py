@@ -52,10 +52,15 @@ def router(server: Server) -> APIRouter:
 
     @found.get("/page/about")
     async def about() -> Response:
-        """Whether a key is needed, and who this is."""
+        """Whether a key is needed, who this is, and whether it has a monitor."""
         if not needed:
             needed.append(await _key_needed(server))
-        told: dict[str, Any] = {"name": server.name, "version": server.version, "key_needed": needed[0]}
+        told: dict[str, Any] = {
+            "name": server.name,
+            "version": server.version,
+            "key_needed": needed[0],
+            "monitor": server.board is not None,
+        }
         return JSONResponse(told, headers=HEADERS)
 
     @found.get("/page/{name}")
