@@ -5,7 +5,7 @@ Wakes when a day's features are ready (asset `classy_features`).
 | task | does |
 |---|---|
 | score | the champion over the day's photos, into `predictions` |
-| monitor | drift of pictures, predictions and embeddings against the champion's own reference; accuracy on the labels that have arrived. **Drift report** opens the Evidently page |
+| monitor | drift of pictures, predictions and embeddings against the champion's own reference; accuracy on the labels that have arrived. **Monitor page** shows the day, **Drift report** opens Evidently's |
 | decide | KEEP, WATCH, LABEL, RETRAIN, ROLLBACK or PAGE, with its reason, once a day, into `decisions` |
 | tell | one message an incident, and one more when it calls for more: into the log, and where `CLASSY_NOTIFY` says |
 | ask | only for RETRAIN: the asset `classy_retrain` wakes training |
@@ -16,7 +16,7 @@ Without a champion there is nothing to score and the run ends as skipped.
 
 from airflow.sdk import Metadata, dag, task
 from notifying import notify
-from wiring import DEFAULTS, FEATURES, RECIPE, RETRAIN, START, as_day, extras, linked, run_step, skip_unless
+from wiring import DEFAULTS, FEATURES, RECIPE, RETRAIN, START, as_day, extras, linked, run_step, skip_unless, task_page
 
 
 @dag(
@@ -42,7 +42,7 @@ def scoring() -> None:
 
     @task
     def monitor(scored: list[dict]) -> list[dict]:
-        return [run_step("monitor", day=as_day(receipt["day"])) for receipt in scored]
+        return [run_step("monitor", day=as_day(receipt["day"]), run_page=task_page()) for receipt in scored]
 
     @task
     def decide(monitored: list[dict]) -> list[dict]:
@@ -70,8 +70,13 @@ def scoring() -> None:
         skip_unless(bool(news), "nothing new")
         return notify(news)
 
-    monitored = linked(monitor(linked(score(), run_url="MLflow run")), report_url="Drift report", run_url="MLflow run")
-    decided = decide(monitored)
+    monitored = linked(
+        monitor(linked(score(), run_url="MLflow run")),
+        page_url="Monitor page",
+        report_url="Drift report",
+        run_url="MLflow run",
+    )
+    decided = linked(decide(monitored), page_url="Monitor page")
     ask(decided)
     roll_back(decided)
     tell(decided)

@@ -100,6 +100,11 @@ def run_step(name: str, **arguments: Any) -> dict[str, Any]:
     return receipt
 
 
+def task_page() -> str:
+    """Where people see the task that runs here."""
+    return get_current_context()["ti"].log_url
+
+
 def skip_unless(wanted: bool, reason: str) -> None:
     """End the task as skipped, and with it what follows, by a verdict that is not an error."""
     if not wanted:

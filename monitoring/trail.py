@@ -1,11 +1,14 @@
-"""What the tables hold of one generation's answers: for who asks about a prediction long after it was made."""
+"""What the tables hold of answers and decisions: for who asks long after they were made."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
 
 from monitoring.stores import Store
-from monitoring.tables import ground_truth, predictions
+from monitoring.tables import decisions, ground_truth, predictions
+
+MOST_DECISIONS = 10_000
 
 
 def prediction(store: Store, prediction_id: str) -> dict[str, Any] | None:
@@ -54,3 +57,17 @@ def answers_of(store: Store, generation: int) -> dict[str, Any]:
         "last": max((row["last"] for row in rows), default=None),
         "arms": {row["arm"]: row["count"] for row in rows},
     }
+
+
+def decided(store: Store, since: datetime) -> list[dict[str, Any]]:
+    """Decisions of every kind about `since` and later, by data time, without the evidence that each keeps; the newest
+    MOST_DECISIONS."""
+    columns = [decisions.c[name] for name in ("kind", "action", "reason", "run_key", "incident", "as_of")]
+    newest = (
+        select(*columns)
+        .where(decisions.c.as_of >= since)
+        .order_by(decisions.c.as_of.desc(), decisions.c.decision_key.desc())
+        .limit(MOST_DECISIONS)
+    )
+    with store.reading() as connection:
+        return [dict(row) for row in reversed(connection.execute(newest).mappings().all())]

@@ -17,6 +17,7 @@ from monitoring.weighing import gather, news, stored
 from pipelines import files
 from pipelines.errors import ClassyError
 from pipelines.models.evidence import EVIDENCE, monitor_root, read_evidence
+from pipelines.models.links import monitor_url
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
@@ -41,6 +42,8 @@ class Decided:
     incident: str | None
     notify: bool
     """Whether somebody should be told: an incident opened, or got worse. True for one decision of each."""
+    page_url: str
+    """The day's page on the live server."""
 
 
 def run(settings: Settings, recipe: Recipe, *, day: date) -> Decided:
@@ -67,6 +70,7 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Decided:
         drift_from=_read(settings, day)["drift_since"],
         incident=recorded["incident"],
         notify=news(recorded, store.decisions("monitor")),
+        page_url=monitor_url(settings, day),
     )
 
 

@@ -80,6 +80,46 @@ def list_partitions(uri: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and fs.exists(f"{path}/{name}/{MANIFEST}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A complete partition as a listing shows it, unopened."""
+
+    stamp: str
+    """Another one when the partition is written anew."""
+    sizes: dict[str, int]
+    """Bytes by name of its files."""
+
+
+def listing(uri: str) -> dict[str, Listed]:
+    """The complete partitions in a folder by name, in one listing however many there are."""
+    fs, path = fsspec.url_to_fs(uri)
+    fs.invalidate_cache()
+    inside: dict[str, dict[str, Any]] = {}
+    for place, about in fs.find(path, maxdepth=2, detail=True).items():
+        *_, name, file = place.rsplit("/", 2)
+        if not name.startswith("."):
+            inside.setdefault(name, {})[file] = about
+    return {
+        name: Listed(str(sorted(map(str, files[MANIFEST].items()))), {file: files[file]["size"] for file in files})
+        for name, files in sorted(inside.items())
+        if MANIFEST in files
+    }
+
+
+def read_many(uris: list[str]) -> list[bytes | None]:
+    """Contents of small files, together where the place can do that; None for one that is not there."""
+    if not uris:
+        return []
+    fs, _ = fsspec.url_to_fs(uris[0])
+    paths = [fsspec.url_to_fs(uri)[1] for uri in uris]
+    found = fs.cat(paths, on_error="return")
+    read = [found[path] for path in paths]
+    for one in read:
+        if isinstance(one, Exception) and not isinstance(one, FileNotFoundError):
+            raise one
+    return [one if isinstance(one, bytes) else None for one in read]
+
+
 def is_local(uri: str) -> bool:
     """Whether a URI is of this machine's own disks."""
     return isinstance(fsspec.url_to_fs(uri)[0], LocalFileSystem)

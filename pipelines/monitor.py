@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from monitoring import drift, ledger, reports, tallies
 from monitoring.days import end_of, start_of
@@ -18,13 +20,11 @@ from monitoring.stores import Store, open_store
 from monitoring.watch import Champion, Frames, detect, earliest, watch
 from pipelines import files
 from pipelines.cache import cache_of
-from pipelines.models import tracking
-from pipelines.models.choice import read_choice
+from pipelines.models import links, tracking
 from pipelines.models.evidence import EVIDENCE, REPORT, days_before, monitor_root, read_evidence, scores_root
 from pipelines.models.choice import read_choice
 from pipelines.models.health import health_of
 from pipelines.models.reference import read_reference
-from pipelines.models.watching import watching_of
 from pipelines.models.watching import watching_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
@@ -32,6 +32,8 @@ from serving.pictures import STATS
 
 PREDICTIONS = "predictions.parquet"
 SCHEMA = 2
+MONITOR_URL = "classy.monitor_url"
+"""Tag of a champion's run: the page of the newest day on which it was watched."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,15 +49,19 @@ class Monitored:
     evidence_uri: str
     report_uri: str
     report_url: str
+    page_url: str
     run_url: str | None
     columns: dict[str, dict[str, Any]]
 
 
-def run(settings: Settings, recipe: Recipe, *, day: date) -> Monitored:
+def run(settings: Settings, recipe: Recipe, *, day: date, run_page: str = "") -> Monitored:
     """Judge `day`'s window and write `monitor/date=D`; log it to the champion's MLflow run.
 
     The window holds only photos that this champion scored. A day that was watched under an earlier champion
     keeps its evidence.
+
+    Args:
+        run_page: where people see the run that asks, for the evidence's page.
 
     Raises:
         ClassyError: MLflow does not answer, or the champion's package cannot be fetched.
@@ -66,7 +72,7 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Monitored:
     evidence = read_evidence(settings, day)
     if evidence is None or not _settled(evidence, deployed):
         champion = None if deployed is None else _champion(settings, deployed)
-        evidence = _watch(settings, recipe, store, champion, day, evidence)
+        evidence = _watch(settings, recipe, store, champion, day, evidence, run_page)
     if evidence["champion"] is not None:
         _log(settings, evidence, day)
     return _receipt(settings, evidence, day)
@@ -95,6 +101,7 @@ def _watch(
     champion: Champion | None,
     day: date,
     known: dict[str, Any] | None,
+    run_page: str,
 ) -> dict[str, Any]:
     rules = watching_of(recipe)
     earlier = _Earlier(settings, day)
@@ -123,12 +130,13 @@ def _watch(
     }
     evidence = json.loads(json.dumps(found, allow_nan=False))
     if evidence != known:
-        _write(settings, recipe, evidence, frames, told, day)
+        _write(settings, recipe, evidence, frames, told, day, run_page)
     return evidence
 
 
 def _write(
-    settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames: Frames, found: drift.Drift, day: date
+    settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames: Frames, found: drift.Drift, day: date,
+    run_page: str,
 ) -> None:
     rules = watching_of(recipe)
     pair: tuple[pd.DataFrame | None, pd.DataFrame | None] = None, None
@@ -146,7 +154,7 @@ def _write(
     with files.new_partition(monitor_root(settings, day)) as draft:
         (draft.folder / EVIDENCE).write_text(json.dumps(evidence, indent=1, allow_nan=False))
         (draft.folder / REPORT).write_text(page)
-        draft.meta = {"day": str(day), "verdict": evidence["verdict"]}
+        draft.meta = {"day": str(day), "verdict": evidence["verdict"], "run_page": run_page}
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -262,6 +270,17 @@ def _log(settings: Settings, evidence: dict[str, Any], day: date) -> None:
     folder = files.local(monitor_root(settings, day), cache_of(settings))
     for name in (REPORT, EVIDENCE):
         client.log_artifact(run_id, str(folder / name), f"monitor/date={day}")
+    _lead(client, settings, run_id, day)
+
+
+def _lead(client: MlflowClient, settings: Settings, run_id: str, day: date) -> None:
+    """Make the run's page lead to the monitor: to the overview, and to the newest day that was watched."""
+    page = links.monitor_url(settings, day)
+    before = client.get_run(run_id).data.tags.get(MONITOR_URL, "")
+    if before.rpartition("/")[2] < str(day):
+        client.set_tag(run_id, MONITOR_URL, page)
+        note = f"Watched by [the monitor]({links.monitor_url(settings)}), at last on [{day}]({page})."
+        client.set_tag(run_id, MLFLOW_RUN_NOTE, note)
 
 
 def _metrics(evidence: dict[str, Any]) -> dict[str, float]:
@@ -296,6 +315,7 @@ def _receipt(settings: Settings, evidence: dict[str, Any], day: date) -> Monitor
         reference_accuracy=evidence["reference_accuracy"]["value"],
         evidence_uri=files.join(root, EVIDENCE),
         report_uri=report_uri,
+        page_url=links.monitor_url(settings, day),
         report_url=f"{run_url}/artifacts/monitor/date={day}/{REPORT}" if with_page else report_uri,
         run_url=run_url,
         columns={

@@ -22,6 +22,8 @@ from pipelines.settings import Settings
 Show = Callable[[Any], None]
 NOTICE_S = 1.0
 """How long "not ready" is said before the ports close, so that a balancer sends nobody any more."""
+WITH_MODELS = ("classy", "classifier")
+"""Components whose process has models: it makes a key, and shows the monitor."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -33,6 +35,8 @@ class Where:
     rest: str
     grpc: str
     page: str
+    monitor: str | None
+    """The monitor's pages; None: this is one component."""
     key_file: str | None
     """A key for this machine; None: access control is off, or this is one component."""
 
@@ -158,7 +162,7 @@ async def _serve(
 
 
 def _key_file(settings: Settings, component: str, say: Callable[[str], None]) -> str | None:
-    if settings.auth == "off" or component not in ("classy", "classifier"):
+    if settings.auth == "off" or component not in WITH_MODELS:
         return None
     from pipelines.online.keys import first_key, local_key_file
 
@@ -179,5 +183,6 @@ def _where(settings: Settings, component: str, rest: int, grpc: int, key_file: s
         rest=address,
         grpc=f"grpc{secure}://{host}:{grpc}",
         page=f"{address}/",
+        monitor=f"{address}/monitor" if component in WITH_MODELS else None,
         key_file=key_file,
     )

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     """File of the certificate (PEM); with `tls_key`, both ports speak TLS."""
     tls_key: str = ""
     """File of its private key."""
+    pages_url: str = Field(default="", pattern=r"^(https?://.+)?$")
+    """Where people reach the server's pages, for links from Airflow and MLflow: `https://classy.example.org`. Default:
+    this machine, at `rest_port`."""
     hops: str = ""
     """Where components in other processes are: `classifier=grpc://host:8001,preprocessor=http://host:8000`."""
     runtime: Literal["auto", "openvino", "onnxruntime"] = "auto"

@@ -4,7 +4,7 @@ A server of its own photos and keys may give others: nothing here knows SQL, Fea
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Protocol
 
 from serving.components.base import Identity
@@ -44,6 +44,23 @@ class PredictionLog(Protocol):
 class TruthSink(Protocol):
     def write(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Take labels (image_id, label, labelled_at, said_by); gives what became of them. Called in a worker thread."""
+
+
+class Board(Protocol):
+    """What the monitor found, for its pages. Called in a worker thread; JSON-plain.
+
+    Raises:
+        Problem: what is kept cannot be read.
+    """
+
+    def overview(self) -> dict[str, Any]:
+        """All days that are shown, champions, decisions, incidents, and what is missing."""
+
+    def day(self, day: date) -> dict[str, Any] | None:
+        """One day's evidence and decision, and where they lead; None for a day of which nothing is known."""
+
+    def report(self, day: date) -> bytes | None:
+        """The day's drawings: an HTML page of somebody else's making, with scripts; None where there is none."""
 
 
 class Gate(Protocol):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from serving.components.base import Call, Component
 from serving.messages import InferRequest, InferResponse, ModelMetadata
 from serving.problems import Problem
-from serving.seams import Gate, TruthSink
+from serving.seams import Board, Gate, TruthSink
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,8 @@ class Server:
     limits: Limits = Limits()
     repository: Repository | None = None
     truth: TruthSink | None = None
+    board: Board | None = None
+    """Only where a classifier is: the monitor watches answers."""
     name: str = "classy"
     version: str = ""
     about: dict[str, Any] = field(default_factory=dict)

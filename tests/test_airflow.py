@@ -23,6 +23,7 @@ from monitoring.stores import Store, open_store
 from pipelines.errors import ClassyError
 from pipelines.loop import FIRST, play, story_days
 from pipelines.models import judgement
+from pipelines.online.board import FileBoard
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import load_settings
 from pipelines.stage.airflow_client import DONE, AirflowClient, wait_until
@@ -251,6 +252,34 @@ def test_the_links_of_a_task_lead_to_the_evidence(told: Told) -> None:
     path = f"/dags/classy_training/dagRuns/{FIRST}/taskInstances/fit.train/links"
     links = told.client.get(path, map_index=one["map_index"])["extra_links"]
     assert links["MLflow run"].endswith(receipt_of(told, one)["run_id"])
+
+
+def test_the_menu_and_the_tasks_of_a_day_lead_to_the_monitor(told: Told) -> None:
+    pages = told.stage.stack.server_url
+    (plugin,) = [one for one in told.client.get("/plugins")["plugins"] if one["name"] == "classy_monitor"]
+    (entry,) = plugin["external_views"]
+    assert (entry["name"], entry["href"], entry["destination"]) == ("Classy monitor", f"{pages}/monitor", "nav")
+    assert told.client.get("/plugins/importErrors")["import_errors"] == []
+    day = story_days(recipe_of(told))[-1]
+    run = [run for run in told.client.runs() if run["dag_id"] == "classy_scoring"][-1]
+    path = f"/dags/classy_scoring/dagRuns/{run['dag_run_id']}/taskInstances"
+    links = {task: told.client.get(f"{path}/{task}/links")["extra_links"] for task in ("monitor", "decide")}
+    assert links["monitor"]["Monitor page"] == links["decide"]["Monitor page"] == f"{pages}/monitor/{day}"
+    watched = FileBoard(told.stage.settings).day(day)
+    assert watched is not None
+    assert watched["links"]["airflow"].startswith(f"{told.stage.stack.airflow_url}/dags/classy_scoring/runs/")
+
+
+def test_the_champions_run_leads_to_the_monitor(told: Told) -> None:
+    mlflow = MlflowClient(told.stage.stack.mlflow_url, told.stage.stack.mlflow_url)
+    day = story_days(recipe_of(told))[-1]
+    watched = FileBoard(told.stage.settings).day(day)
+    assert watched is not None
+    tags = mlflow.get_run(watched["evidence"]["champion"]["run_id"]).data.tags
+    page = f"{told.stage.stack.server_url}/monitor"
+    assert tags["classy.monitor_url"] == f"{page}/{day}"
+    assert tags["mlflow.note.content"] == f"Watched by [the monitor]({page}), at last on [{day}]({page}/{day})."
+    assert f"[the monitor]({page})" in mlflow.get_model_version("classy", "1").description
 
 
 def test_a_rollback_by_form_puts_the_first_model_back(told: Told) -> None:

@@ -91,7 +91,9 @@ def test_training_uses_its_pool_and_links_lead_to_the_evidence(parsed: dict) -> 
     tasks = parsed["dags"]["classy_training"]["tasks"]
     assert {task["pool"] for task_id, task in tasks.items() if task_id.endswith(".train")} == {"classy_training"}
     assert tasks["evaluate"]["links"] == ["MLflow run", "Model version"]
-    assert "Drift report" in parsed["dags"]["classy_scoring"]["tasks"]["monitor"]["links"]
+    scoring = parsed["dags"]["classy_scoring"]["tasks"]
+    assert scoring["monitor"]["links"] == ["Monitor page", "Drift report", "MLflow run"]
+    assert scoring["decide"]["links"] == ["Monitor page"]
 
 
 def test_candidates_are_mapped_instances_that_bear_their_names(parsed: dict) -> None:

@@ -25,7 +25,7 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(help="What it is for, once for each: infer (ask for classes; the default), truth (say what photos "
-        "show), admin (load and unload models), metrics (read /metrics)."),
+        "show), admin (load and unload models), metrics (read /metrics and the monitor)."),
     ] = None,
     rate: Annotated[str, typer.Option(help="Photos, such as 50/second or 10000/hour; default: no bound.")] = "",
     daily_quota: Annotated[int | None, typer.Option(help="Photos of a day (UTC); default: no bound.")] = None,

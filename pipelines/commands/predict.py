@@ -15,6 +15,7 @@ from rich.table import Table
 from pipelines.commands import sequence
 from pipelines.commands.shared import JsonOption, show
 from pipelines.errors import ClassyError
+from pipelines.models.links import server_url
 from pipelines.settings import load_settings
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def predict(
     from serving.client.answers import find_key
 
     settings = load_settings()
-    address = url or _address(settings.host, settings.rest_port, bool(settings.tls_cert))
+    address = url or server_url(settings)
     sources = find(photos)
     client = AsyncClient(
         address, key or find_key(None, home=settings.home), sequencing=sequencing.value, arm=arm, timeout_s=timeout,
@@ -73,12 +74,6 @@ def predict(
         tell(answers, Console(highlight=False))
     if not all(answer.ok for answer in answers):
         raise typer.Exit(1)
-
-
-def _address(host: str, port: int, secure: bool) -> str:
-    """Where this machine's server is."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    return f"http{'s' if secure else ''}://{here}:{port or 8000}"
 
 
 def find(given: Sequence[str], *, others: bool = False) -> list[Path | str]:

@@ -114,6 +114,7 @@ async def open_replica(
 async def _ingress(
     settings: Settings, recipe: Recipe, parts: Mapping[str, Component], stack: AsyncExitStack
 ) -> assembly.Made:
+    from pipelines.online.board import FileBoard
     from pipelines.online.truth import SqlTruth
 
     given = recipe.serving
@@ -129,6 +130,7 @@ async def _ingress(
         gate=await assembly.open_gate(settings, metrics, stack),
         limits=Limits(max_bytes=given.max_request_bytes, max_photos=given.max_photos, timeout_s=given.timeout_s),
         truth=SqlTruth(settings, recipe),
+        board=FileBoard(settings),
         version=version,
         about={"recipe": recipe.name, "component": INGRESS, "engine": "ray", "auth": settings.auth},
     )

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pipelines.models.links import monitor_url
 from pipelines.review import telling
 from pipelines.review.telling import Evidence
 from pipelines.settings import Settings
@@ -55,7 +56,7 @@ def _blocks(evidence: Evidence, settings: Settings, *, reasons: int, length: int
         f"## {evidence['verdict']}: {_words(telling.headline(evidence), 120)}",
         _words(telling.judged_on(evidence), 160),
         _reasons(evidence, reasons, length),
-        _links(evidence, server),
+        _links(evidence, settings, server),
         _metrics(evidence),
         _ratios(evidence),
         _slices(evidence, names),
@@ -86,7 +87,7 @@ def _reasons(evidence: Evidence, most: int, length: int) -> str:
     return "\n".join(lines)
 
 
-def _links(evidence: Evidence, server: bool) -> str:
+def _links(evidence: Evidence, settings: Settings, server: bool) -> str:
     run_id, url = evidence["contender"]["run_id"], evidence["contender"]["run_url"]
     if not server:
         return (
@@ -96,7 +97,8 @@ def _links(evidence: Evidence, server: bool) -> str:
     return (
         f"**[The whole report]({page}/artifacts/judge/{REPORT})** · "
         f"[as a file]({_artifact(run_id, REPORT)}) · "
-        f"[slices.csv]({_artifact(run_id, 'slices.csv')}) · [the run]({page})"
+        f"[slices.csv]({_artifact(run_id, 'slices.csv')}) · [the run]({page}) · "
+        f"[the monitor]({monitor_url(settings)})"
     )
 
 

@@ -47,6 +47,7 @@ def bring_up(settings: Settings, *, stay: bool, show: Callable[[Any], None]) -> 
             show(
                 {
                     **running,
+                    "monitor": f"{running['classy']}/monitor",
                     "user": "admin",
                     "password_file": str(settings.home / "airflow" / "simple_auth_manager_passwords.json.generated"),
                     "password": Stack.password_of(settings),

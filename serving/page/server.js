@@ -1,11 +1,14 @@
 // What the page asks the server. Every failure is an Error with a message for people, `status` and `again`.
 
-const authorized = key => (key ? { Authorization: `Bearer ${key}` } : {});
+// Pages lie at different depths; what they ask lies beside /page/.
+const BASE = new URL("..", import.meta.url);
 
-async function fetched(path, options = {}) {
+export const authorized = key => (key ? { Authorization: `Bearer ${key}` } : {});
+
+export async function fetched(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, { cache: "no-store", credentials: "omit", ...options });
+    response = await fetch(new URL(path, BASE), { cache: "no-store", credentials: "omit", ...options });
   } catch {
     throw Object.assign(new Error("The server cannot be reached. Is it running, and are you online?"), { status: 0, again: true });
   }
@@ -40,7 +43,7 @@ export async function ask(source, { sender, key }) {
 
 // From sending the photo to having the answer, as the browser's network part measured it: without its other work.
 function spent(path, start) {
-  const entry = performance.getEntriesByName(new URL(path, location.href).href).find(one => one.startTime >= start);
+  const entry = performance.getEntriesByName(new URL(path, BASE).href).find(one => one.startTime >= start);
   const measured = entry?.requestStart ? entry.responseEnd - entry.requestStart : performance.now() - start;
   if (performance.getEntriesByType("resource").length > 200) performance.clearResourceTimings();
   return measured;

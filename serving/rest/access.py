@@ -45,8 +45,8 @@ async def read_json(server: Server, request: Request, *, empty: bool = False) ->
     return read_object(data, max_depth=server.limits.max_json_depth)
 
 
-async def read_body(server: Server, request: Request) -> bytes:
-    """The body, within the server's limits of size and time.
+async def read_body(server: Server, request: Request, *, most: int | None = None) -> bytes:
+    """The body, within the server's limits of size (or `most` bytes) and time.
 
     Raises:
         Problem: too large (413), of an unknown encoding (415), too slow (504).
@@ -55,7 +55,7 @@ async def read_body(server: Server, request: Request) -> bytes:
     limits = server.limits
     try:
         async with asyncio.timeout(limits.timeout_s):
-            return await Body(request.receive, dict(request.scope["headers"]), limits.max_bytes).read()
+            return await Body(request.receive, dict(request.scope["headers"]), most or limits.max_bytes).read()
     except TimeoutError:
         raise Problem("too_late", f"the body did not arrive within {limits.timeout_s:g} s") from None
 

@@ -83,6 +83,10 @@ def _rest(server: Server, metrics: "Metrics | None") -> FastAPI:
         from serving.rest.truth import router as truth_router
 
         app.include_router(truth_router(server))
+    if server.board is not None:
+        from serving.rest.monitor import router as monitor_router
+
+        app.include_router(monitor_router(server, server.board))
     if metrics is not None:
         from serving.rest.metrics import router as metrics_router
 

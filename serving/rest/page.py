@@ -15,6 +15,13 @@ FILES = {
     "page.js": "text/javascript; charset=utf-8",
     "cards.js": "text/javascript; charset=utf-8",
     "server.js": "text/javascript; charset=utf-8",
+    "monitor.css": "text/css; charset=utf-8",
+    "monitor.js": "text/javascript; charset=utf-8",
+    "calendar.js": "text/javascript; charset=utf-8",
+    "day.js": "text/javascript; charset=utf-8",
+    "evidence.js": "text/javascript; charset=utf-8",
+    "bits.js": "text/javascript; charset=utf-8",
+    "session.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 HEADERS = {
@@ -45,10 +52,15 @@ def router(server: Server) -> APIRouter:
 
     @found.get("/page/about")
     async def about() -> Response:
-        """Whether a key is needed, and who this is."""
+        """Whether a key is needed, who this is, and whether it has a monitor."""
         if not needed:
             needed.append(await _key_needed(server))
-        told: dict[str, Any] = {"name": server.name, "version": server.version, "key_needed": needed[0]}
+        told: dict[str, Any] = {
+            "name": server.name,
+            "version": server.version,
+            "key_needed": needed[0],
+            "monitor": server.board is not None,
+        }
         return JSONResponse(told, headers=HEADERS)
 
     @found.get("/page/{name}")
