@@ -13,10 +13,12 @@ from pipelines.files import (
     content_hash,
     join,
     list_partitions,
+    listing,
     local,
     need_manifest,
     new_partition,
     read_manifest,
+    read_many,
     write_bytes,
 )
 
@@ -105,3 +107,38 @@ def test_one_file_is_replaced_whole(tmp_path: Path) -> None:
         write_bytes(str(tmp_path / "a" / "file"), data)
     assert (tmp_path / "a" / "file").read_bytes() == b"two"
     assert len(list((tmp_path / "a").iterdir())) == 1
+
+
+def test_a_listing_shows_what_is_whole_and_when_it_changes(tmp_path: Path) -> None:
+    assert listing(str(tmp_path / "none")) == {}
+    for name in ("a", "b"):
+        with new_partition(str(tmp_path / name)) as draft:
+            (draft.folder / "rows.txt").write_text("1")
+    (tmp_path / "c").mkdir()
+    first = listing(str(tmp_path))
+    assert list(first) == ["a", "b"]
+    assert first["a"].sizes["rows.txt"] == 1
+    with new_partition(str(tmp_path / "a")) as draft:
+        (draft.folder / "rows.txt").write_text("2")
+    second = listing(str(tmp_path))
+    assert (second["a"].stamp != first["a"].stamp, second["b"].stamp == first["b"].stamp) == (True, True)
+    assert read_many([str(tmp_path / "a" / "rows.txt"), str(tmp_path / "none")]) == [b"2", None]
+
+
+def test_looking_while_partitions_are_written_anew_finds_them_or_not(tmp_path: Path) -> None:
+    uri = str(tmp_path / "p")
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(200):
+            with new_partition(uri) as draft:
+                (draft.folder / "rows.txt").write_text(str(number))
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        assert set(listing(str(tmp_path))) <= {"p"}
+        (read,) = read_many([f"{uri}/rows.txt"])
+        assert read is None or read.isdigit()
+    writer.join()
