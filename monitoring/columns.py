@@ -30,7 +30,7 @@ COMPONENTS = 3
 MOST_OUTPUTS = 20
 """Classes whose probabilities are columns of their own; more would cost more than they find."""
 NEW_SHARE = 4
-"""Answers are compared where one of so many of `min_rows` photos is of a sender that the champion was not trained on."""
+"""Answers are compared from `min_rows` by this many photos on, of senders that the champion was not trained on."""
 CLASS_MIX = "class_mix"
 CONSTANT = "the same value in every row of window and reference: nothing to compare"
 

@@ -38,8 +38,8 @@ ROUNDING = 1e-6
 class Drift:
     """The verdict on one window.
 
-    `shuffled`: what changed sides ("senders", "within senders", both, or "photos"). `new_rows`: those of the window that
-    the champion's answers were compared on.
+    `shuffled`: what changed sides ("senders", "within senders", both, or "photos"). `new_rows`: those of the window
+    that the champion's answers were compared on.
     """
 
     verdict: Verdict
@@ -76,8 +76,8 @@ def detect(
         alpha: chance of a false alarm in one window, over all columns.
         min_effect: a smaller distance is not drift, however sure.
         seed: of the shuffles.
-        trained: `source_id` and `stats` of rows that the model was fitted on, so that photos of these senders have their
-            pictures compared with their own, and not their answers with those of strangers. None: not known.
+        trained: `source_id` and `stats` of rows that the model was fitted on, so that photos of these senders have
+            their pictures compared with their own, and not their answers with those of strangers. None: not known.
 
     Returns:
         DRIFT if a column is both significant and changed enough; UNKNOWN if a column cannot be told and none

@@ -58,8 +58,7 @@ def explain(
     """Whether a change of the mix is all that happened.
 
     Args:
-        reference: `label`, `predicted` and `probabilities` in the order of `classes`, of photos the model was not fitted
-            on.
+        reference: `label` and `probabilities` (in the order of `classes`) of photos the model was not fitted on.
         window: `probabilities` of photos of the same kind.
         differs: the names of the columns in which the window differs from a reference.
         min_rows: of the window, and of as many as the reference, drawn again, is worth.
@@ -97,7 +96,7 @@ def explain(
     if left:
         return LabelShift(
             verdict="NO SHIFT",
-            reason=f"the mix of classes does not explain it: with the mix of the window, {', '.join(left[:3])} still differ",
+            reason=f"a changed mix of classes does not explain it: {', '.join(left[:3])} differ beyond it",
             classes=told,
         )
     return LabelShift(verdict="SHIFT", reason=f"the mix of classes changed: {mix}; nothing else did", classes=told)

@@ -15,7 +15,7 @@ Rows = npt.NDArray[np.intp]
 FEWEST_SENDERS = 8
 """Whole senders are shuffled only where each side has so many; fewer leave too few arrangements."""
 SHARED = 0.1
-"""From this share of photos by senders on both sides, these are enough: a few senders of one side stay where they are."""
+"""From this share of photos by senders on both sides, these are enough: few senders of one side stay where they are."""
 CHUNK = 4_000_000  # elements of one block of shuffles × rows: about 50 MB at work
 
 

@@ -103,9 +103,8 @@ def test_the_reference_is_the_models_own_answers_on_rows_it_did_not_learn(world:
     learned = read_snapshot(settings, snapshot).split("train")
     assert set(trained["source_id"]) == set(learned.source_ids), "every sender that it learned from is known as one"
     told = trained.dropna(subset=list(STATS))
-    assert set(told["image_id"]) == set(
-        learned.image_ids[learned.captured_at >= frame["captured_at"].min().to_datetime64()]
-    )
+    lately = learned.captured_at >= frame["captured_at"].min().to_datetime64()
+    assert set(told["image_id"]) == set(learned.image_ids[lately])
 
 
 def test_a_reference_of_too_few_rows_takes_all_of_them(world: tuple, tmp_path: Path) -> None:
