@@ -4,9 +4,9 @@ classy monitor --day 2026-03-07
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any
 
 import pandas as pd
@@ -14,23 +14,21 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from monitoring import drift, ledger, reports, tallies
-from monitoring.days import end_of, start_of
+from monitoring import drift, ledger, reports
+from monitoring.days import end_of
 from monitoring.stores import Store, open_store
-from monitoring.watch import Champion, Frames, detect, earliest, watch
+from monitoring.watch import Champion, Frames, detect, watch
 from pipelines import files
 from pipelines.cache import cache_of
 from pipelines.models import links, tracking
-from pipelines.models.evidence import EVIDENCE, REPORT, days_before, monitor_root, read_evidence, scores_root
-from pipelines.models.choice import read_choice
+from pipelines.models.evidence import EVIDENCE, REPORT, monitor_root, read_evidence
+from pipelines.models.frames import Earlier, frames_of
 from pipelines.models.health import health_of
-from pipelines.models.reference import read_reference
 from pipelines.models.watching import watching_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS
 
-PREDICTIONS = "predictions.parquet"
 SCHEMA = 2
 MONITOR_URL = "classy.monitor_url"
 """Tag of a champion's run: the page of the newest day on which it was watched."""
@@ -104,23 +102,8 @@ def _watch(
     run_page: str,
 ) -> dict[str, Any]:
     rules = watching_of(recipe)
-    earlier = _Earlier(settings, day)
-    since = earliest(rules, champion, day, earlier)
-    reference, trained = (None, None) if champion is None else _reference(settings, recipe, store, champion)
-    frames = Frames(
-        reference=reference,
-        trained=trained,
-        window=_window(settings, recipe, champion, day),
-        tally=tallies.counted(
-            store,
-            since=start_of(since),
-            until=end_of(day),
-            unseen_from=end_of(day) if champion is None else champion.as_of,
-            senders_since=start_of(day - timedelta(days=rules.truth_days - 1)),
-        ),
-        labels_known=tallies.labels_known(store, rules.classes, as_of=end_of(day)),
-        doubts=tallies.doubts(store, since=start_of(day), until=end_of(day)),
-    )
+    earlier = Earlier(settings, day)
+    frames = frames_of(settings, recipe, store, champion, day, earlier)
     told = detect(day, rules, frames)
     found = {
         "schema": SCHEMA,
@@ -135,7 +118,12 @@ def _watch(
 
 
 def _write(
-    settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames: Frames, found: drift.Drift, day: date,
+    settings: Settings,
+    recipe: Recipe,
+    evidence: dict[str, Any],
+    frames: Frames,
+    found: drift.Drift,
+    day: date,
     run_page: str,
 ) -> None:
     rules = watching_of(recipe)
@@ -155,51 +143,6 @@ def _write(
         (draft.folder / EVIDENCE).write_text(json.dumps(evidence, indent=1, allow_nan=False))
         (draft.folder / REPORT).write_text(page)
         draft.meta = {"day": str(day), "verdict": evidence["verdict"], "run_page": run_page}
-
-
-# ------------------------------------------------------------------------------------------------ reading
-
-
-def _reference(
-    settings: Settings, recipe: Recipe, store: Store, champion: Champion
-) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The champion's reference, with the time at which each label was known, and the rows that it was fitted on."""
-    path = tracking.fetch_reference(settings, champion.run_id)
-    rows, trained = read_reference(path, most=recipe.monitoring.max_rows)
-    told = store.truth(as_of=champion.as_of, image_ids=rows["image_id"].tolist()).set_index("image_id")["labelled_at"]
-    return rows.assign(labelled_at=pd.to_datetime(rows["image_id"].map(told), utc=True)), trained
-
-
-def _window(settings: Settings, recipe: Recipe, champion: Champion | None, day: date) -> pd.DataFrame:
-    """The champion's scored photos of the last days, each once, with `predicted` for its answer."""
-    if champion is None:
-        return pd.DataFrame()
-    parts = []
-    for back in range(recipe.monitoring.window_days):
-        root = scores_root(settings, day - timedelta(days=back))
-        for name in files.list_partitions(root):
-            uri = files.join(root, name)
-            manifest = files.need_manifest(uri, "score")
-            if manifest["version"] == champion.version:
-                parts.append(files.local(uri, cache_of(settings)) / PREDICTIONS)
-    since, most = champion.as_of, recipe.monitoring.max_rows
-    rows = read_choice(parts, most=most, keep=lambda rows: rows["captured_at"] >= since)
-    return rows.rename(columns={"label": "predicted"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Earlier:
-    """Evidence of the days before, newest first; read as it is asked for."""
-
-    settings: Settings
-    day: date
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for earlier in days_before(self.settings, self.day):
-            evidence = read_evidence(self.settings, earlier)
-            if evidence is None:
-                return
-            yield evidence
 
 
 # ------------------------------------------------------------------------------------------------- saying
