@@ -140,9 +140,13 @@ def test_a_decision_whose_evidence_is_gone_keeps_its_mark(made: FileBoard, setti
 def test_evidence_that_cannot_be_read_is_a_day_that_cannot_be_told(settings: Settings, text: str) -> None:
     with files.new_partition(monitor_root(settings, FIRST)) as draft:
         (draft.folder / EVIDENCE).write_text(text)
-    (row,) = FileBoard(settings).overview()["days"]
+    found = FileBoard(settings)
+    (row,) = found.overview()["days"]
     assert row["verdict"] == "UNKNOWN"
     assert row["reason"].startswith("its evidence cannot be read")
+    told = found.day(FIRST)
+    assert told is not None
+    assert (told["evidence"], f"`classy monitor --day {FIRST}` writes it anew" in told["notices"][0]) == (None, True)
 
 
 def test_a_file_that_is_too_large_is_not_read(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,13 @@ def test_a_photo_gets_the_same_answer_by_every_door(serving: Serving) -> None:
         client.close()
 
 
+def test_the_monitor_is_shown_to_who_has_a_key(serving: Serving) -> None:
+    assert httpx.get(f"{serving.rest}/monitor/data").status_code == 401
+    told = httpx.get(f"{serving.rest}/monitor/data", headers={"Authorization": f"Bearer {serving.key}"}).json()
+    assert [(band["version"], band["until"]) for band in told["champions"]] == [("1", None)]
+    assert told["notices"][0].startswith("No day was watched yet.")
+
+
 def test_answers_are_in_the_log_with_what_they_were_made_of(serving: Serving) -> None:
     row = serving.world.photos.iloc[1]
     with Client(serving.rest, key=serving.key) as client:

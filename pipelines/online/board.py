@@ -25,6 +25,8 @@ MOST_EVIDENCE = 8_000_000
 MOST_REPORT = 64_000_000
 """Bytes; Evidently's pages have some 4.4 MB."""
 UNREADABLE = (StoreError, SQLAlchemyError, OSError)
+BROKEN = (ValueError, KeyError, TypeError, AttributeError)
+"""What a file raises that is not what a monitor writes."""
 
 Day = dict[str, Any]
 
@@ -128,11 +130,17 @@ class FileBoard:
             notices.append(f"The evidence has {size} bytes; at most {MOST_EVIDENCE} are shown.")
             return None
         (data,) = self._contents([day])
-        try:
-            return None if data is None else cast("dict[str, Any]", json.loads(data))
-        except ValueError as error:
-            notices.append(f"The evidence is not JSON ({error}); `classy monitor --day {day}` writes it anew.")
+        if data is None:
             return None
+        try:
+            found = json.loads(data)
+            digest(found)
+        except BROKEN as error:
+            notices.append(
+                f"The evidence cannot be read ({_shortly(error)}); `classy monitor --day {day}` writes it anew."
+            )
+            return None
+        return cast("dict[str, Any]", found)
 
     def _decided(self, day: date, found: dict[str, Any]) -> None:
         store = self._opened()
@@ -176,8 +184,12 @@ class FileBoard:
 def _digest(data: bytes) -> Day:
     try:
         return digest(json.loads(data))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return unread(f"its evidence cannot be read ({type(error).__name__}: {str(error)[:200]})")
+    except BROKEN as error:
+        return unread(f"its evidence cannot be read ({_shortly(error)})")
+
+
+def _shortly(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def _day_named(name: str) -> date | None:
