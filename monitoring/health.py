@@ -143,11 +143,11 @@ def _live_photos(live: Live | None, limits: Limits) -> Fact:
 
 def _volume(name: str, said: str, count: int, usual: Sequence[int], limits: Limits) -> Fact:
     if len(usual) < limits.min_days:
-        why = f"{said}; {len(usual)} days to compare with, {limits.min_days} are needed (health.min_days)"
+        why = f"{said}; {_days(len(usual))} to compare with, {limits.min_days} are needed (health.min_days)"
         return Fact(name=name, value=count, unit="photos", state="UNKNOWN", sentence=why)
     middle = median(usual)
     least = limits.min_volume * middle
-    said = f"{said}; {middle:g} is the median of {len(usual)} days"
+    said = f"{said}; {middle:g} is the median of {_days(len(usual))}"
     if count < least:
         said = f"{said}, and less than {limits.min_volume:.0%} of it came (health.min_volume)"
     return Fact(name=name, value=count, unit="photos", state="BAD" if count < least else "OK", sentence=said)
@@ -211,7 +211,7 @@ def _feature_age(seen: Seen, limits: Limits) -> Fact:
     age, limit = seen.feature_age_days, limits.max_feature_age_days
     if age is None:
         return _unknown("feature_age", "days", "no sender profiles were ever brought online")
-    said = f"the newest sender profiles are {age:g} days old at the end of the day; the limit is {limit:g}"
+    said = f"at the end of the day the newest sender profiles are {_days(age)} old; the limit is {_days(limit)}"
     return Fact(name="feature_age", value=age, unit="days", state="BAD" if age > limit else "OK", sentence=said)
 
 
@@ -299,13 +299,13 @@ def _missing(attendance: Attendance | None, limits: Limits) -> Fact:
         return _unknown(name, "senders", "no photos came, or from nobody with a name")
     days = attendance.came.shape[1]
     if days - 1 < limits.min_days:
-        why = f"{days - 1} days to compare with, {limits.min_days} are needed (health.min_days)"
+        why = f"{_days(days - 1)} to compare with, {limits.min_days} are needed (health.min_days)"
         return _unknown(name, "senders", why)
     gone = missing(attendance, limits.missing_alarms)
     rate = f"chance names anybody on {limits.missing_alarms:.1%} of days at most"
     said = f"none of {len(attendance.senders)} senders has stopped; {rate}"
     if gone:
-        who = [f"{one.sender[:LONGEST]} ({one.days} {'day' if one.days == 1 else 'days'})" for one in gone]
+        who = [f"{one.sender[:LONGEST]} ({_days(one.days)})" for one in gone]
         some = "sender" if len(gone) == 1 else "senders"
         said = f"{len(gone)} {some} of {len(attendance.senders)} stopped sending: {_listed(who)}; {rate}"
     state: State = "BAD" if len(gone) > limits.max_missing else "OK"
@@ -328,6 +328,10 @@ def _share(name: str, bad: int, rows: int, limit: float, what: str, *, least: in
     if not above and bad > limit * rows:
         said += ", and so few cannot show that it is passed"
     return Fact(name=name, value=bad / rows, unit="share", state="BAD" if above else "OK", sentence=said)
+
+
+def _days(count: float) -> str:
+    return f"{count:g} {'day' if count == 1 else 'days'}"
 
 
 def _listed(names: Sequence[str]) -> str:

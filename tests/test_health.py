@@ -51,7 +51,7 @@ def test_a_good_day_is_ok_in_everything() -> None:
         ("photos", {"gathered": 59}, "59 photos came"),
         ("quarantine_rate", {"quarantined": 22}, "22 of 200 photos went to quarantine, 11.0%; the limit is 5.0%"),
         ("defaulted_rate", {"defaulted": 130}, "130 of 199 photos were answered without knowing their sender"),
-        ("feature_age", {"feature_age_days": 2.0}, "2 days old at the end of the day; the limit is 1"),
+        ("feature_age", {"feature_age_days": 2.0}, "the newest sender profiles are 2 days old; the limit is 1 day"),
         ("lost_days", {"lost": ("2026-03-04 (60% bad)",)}, "nothing was let through of 2026-03-04 (60% bad)"),
         ("clock", {"early_photos": 4}, "4 answers are dated before their photo was taken: some clock is wrong"),
         ("live_photos", {"live": replace(LIVE, photos=100)}, "100 photos answered live; 900 is the median of 7 days"),

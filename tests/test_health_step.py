@@ -180,7 +180,7 @@ def test_an_answer_dated_before_its_photo_is_a_jump_of_the_clock(
 
 
 def test_the_evidence_and_the_report_tell_of_it(settings: Settings, tight: Recipe, world: World) -> None:
-    prepare_days(settings, tight, world.clean_uris)
+    prepare_days(settings, tight, [*world.clean_uris[:3], world.clean_uris[-1]])
     install_champion(settings, tight, world.days[:3])
     day = world.days[-1]
     scored = score.run(settings, tight, day=day)
