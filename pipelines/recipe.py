@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipelines.errors import ClassyError
+from pipelines.labelling_section import Labelling
 from pipelines.search_sections import Search, check_spaces
 from pipelines.sections import (
     Behaviour,
@@ -71,6 +72,7 @@ class Recipe(Section):
     behaviour: Behaviour = Behaviour()
     monitoring: Monitoring = Monitoring()
     policy: Policy = Policy()
+    labelling: Labelling = Labelling()
     serving: Serving = Serving()
     story: Story = Story()
 
