@@ -71,19 +71,14 @@ def answered(store: Store, day: date) -> tuple[list[Answered], int]:
     return found, rows[0].photos if rows else 0
 
 
-def picked(store: Store, *, since: datetime, until: datetime) -> set[str]:
-    """Photos of [since, until) whose label is there because they were picked for a reason: of all photos such labels
-    say nothing."""
+def picked(store: Store) -> set[str]:
+    """Photos whose label is there because they were picked for a reason: of all photos such labels say nothing."""
     theirs = and_(
         ground_truth.c.image_id == label_queue.c.image_id,
         ground_truth.c.said_by == label_queue.c.said_by,
         ground_truth.c.labelled_at == label_queue.c.labelled_at,
     )
-    statement = (
-        select(label_queue.c.image_id)
-        .join(ground_truth, theirs)
-        .where(label_queue.c.reason != "random", label_queue.c.captured_at >= since, label_queue.c.captured_at < until)
-    )
+    statement = select(label_queue.c.image_id).join(ground_truth, theirs).where(label_queue.c.reason != "random")
     with store.reading() as connection:
         return set(connection.execute(statement).scalars())
 

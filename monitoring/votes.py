@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, exists, or_, select, update
+from sqlalchemy import Connection, Select, and_, case, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from monitoring.labelling import Chosen
@@ -102,11 +102,12 @@ def open_to(author: str, now: datetime, passed: Collection[str]) -> Select[Any]:
         label_votes.c.author == author,
         label_votes.c.undone.is_(None),
     )
-    mine = and_(label_queue.c.claimed_by == author, label_queue.c.claimed_until > now)
+    # A case, because PostgreSQL puts what is null first.
+    mine = case((and_(label_queue.c.claimed_by == author, label_queue.c.claimed_until > now), 0), else_=1)
     return (
         select(label_queue)
         .where(_free(author, now), ~spoken, ~told_elsewhere(), label_queue.c.image_id.not_in(passed))
-        .order_by(mine.desc(), label_queue.c.day.desc(), label_queue.c.place, label_queue.c.image_id)
+        .order_by(mine, label_queue.c.day.desc(), label_queue.c.place, label_queue.c.image_id)
     )
 
 

@@ -6,7 +6,7 @@ replayed worlds. Both get the same evidence for the same frames.
 Pure: frames in, a JSON-plain document out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -47,13 +47,15 @@ class Frames:
     `reference`: the champion's answers on rows it was not fitted on (`pipelines.models.packages.write_reference`), or
     None. `window`: its answers on the photos in question, with their statistics and embeddings (`predicted` is the
     answer). `answers`: rows of `predictions` by any champion since the earliest day that matters. `truth`: accepted
-    labels known by then.
+    labels known by then. `picked`: photos that were labelled because they looked hard (`monitoring.labelling`); their
+    labels are there to learn from, and would make accuracy look worse than it is.
     """
 
     reference: pd.DataFrame | None
     window: pd.DataFrame
     answers: pd.DataFrame
     truth: pd.DataFrame
+    picked: Collection[str] = ()
 
 
 def watch(
@@ -150,7 +152,8 @@ def _accuracy(
     if champion is not None:
         answers = _captured(frames.answers, max(since, champion.as_of), until)
         answers = answers[answers["model_version"] == champion.version]
-    found = performance.measure(answers, frames.truth, classes)
+    fair = frames.truth[~frames.truth["image_id"].isin(frames.picked)]
+    found = performance.measure(answers, fair, classes)
     loss = performance.compare(held_out, found.accuracy)
     return {"since": since.isoformat(), "performance": asdict(found), "loss": asdict(loss)}
 

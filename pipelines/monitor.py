@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Metric
 
-from monitoring import drift, ledger, reports
+from monitoring import drift, ledger, queued, reports
 from monitoring.days import end_of
 from monitoring.stores import Store, open_store
 from monitoring.watch import Champion, Frames, Watching, detect, drift_since, watch
@@ -97,6 +97,7 @@ def _watch(
         window=_window(settings, champion, day, recipe.monitoring.window_days),
         answers=_answers(settings, store, champion, day, rules),
         truth=store.truth(as_of=end_of(day)),
+        picked=queued.picked(store),
     )
     found = {
         "schema": SCHEMA,

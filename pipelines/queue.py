@@ -58,11 +58,8 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Queued:
     Raises:
         ClassyError: the raw photos are gone, or the champion's reference cannot be fetched.
     """
-    rules = recipe.labelling
-    if rules.per_day == 0:
-        return _nothing(day, "labelling.per_day is 0")
-    if recipe.is_replayed and not rules.replayed:
-        return _nothing(day, "the source is replayed and its labels come by themselves (labelling.replayed)")
+    if recipe.no_queue:
+        return _nothing(day, recipe.no_queue)
     store = open_store(settings.database_url)
     uri = queue_root(settings, day)
     if files.read_manifest(uri) is None:

@@ -112,6 +112,15 @@ class Recipe(Section):
         return not getattr(self.source, "captured_at", "")
 
     @property
+    def no_queue(self) -> str:
+        """Why people are asked about no photo of this recipe; empty: they are."""
+        if self.labelling.per_day == 0:
+            return "labelling.per_day is 0"
+        if self.is_replayed and not self.labelling.replayed:
+            return "the source is replayed and its labels come by themselves; labelling.replayed = true queues anyway"
+        return ""
+
+    @property
     def drift_from(self) -> date | None:
         """First day of the first scenario: what the monitor should notice."""
         return min((scenario.from_ for scenario in self.scenarios), default=None)

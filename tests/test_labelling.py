@@ -79,7 +79,7 @@ def test_nothing_twice_no_sender_too_often_and_the_same_whatever_the_order(
     rows = window(count, senders=senders, seed=seed)
     rules = Rules(per_day=per_day, random_share=share, per_sender=cap, overlap=overlap)
     reference = window(50, seed=1)
-    otherwise = {image_id: 0.9 for image_id in rows["image_id"][::7]}
+    otherwise = dict.fromkeys(rows["image_id"][::7], 0.9)
     found = choose(rows, rules, reference=reference, otherwise=otherwise, seed=[seed, 3])
     ids = [one.image_id for one in found]
     assert len(ids) == len(set(ids)) <= min(per_day, count)
