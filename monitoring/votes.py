@@ -183,7 +183,7 @@ def _replace(connection: Connection, said: Said, now: datetime) -> str:
 def undo(store: Store, author: str, *, now: datetime, minutes: float) -> str | None:
     """Take a person's last word back, also from `ground_truth`, where what it replaced comes back; gives the photo.
 
-    The photo is in their hands again, unless somebody else has it. None: they have said nothing.
+    The photo is in their hands again, in place of another, unless somebody else has it. None: they have said nothing.
 
     Raises:
         LostClaim: it is being taken back by another window of theirs.
@@ -199,6 +199,9 @@ def undo(store: Store, author: str, *, now: datetime, minutes: float) -> str | N
         if connection.execute(gone.values(undone=now)).rowcount != 1:
             raise LostClaim(f"{author}'s last word was taken back already, in another window")
         _settle(store, connection, vote["image_id"])
+        connection.execute(
+            update(label_queue).where(label_queue.c.claimed_by == author).values(claimed_by=None, claimed_until=None)
+        )
         connection.execute(
             update(label_queue)
             .where(label_queue.c.image_id == vote["image_id"], _free(author, now))

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import fsspec
-
 from monitoring import queued, votes
 from monitoring.labelling import Estimate, estimate
 from monitoring.stores import open_store
 from pipelines import files
 from pipelines.data.labelfiles import read_csv, read_label_studio, refuse, write_csv, write_label_studio
 from pipelines.errors import ClassyError
-from pipelines.models.queue import name_of, queue_root
+from pipelines.models.queue import photo_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 
@@ -137,22 +135,7 @@ def _addresses(settings: Settings, photo_url: str) -> Callable[[Mapping[str, Any
         return photo_url.replace("{image_id}", quote(row["image_id"], safe=""))
 
     def inline(row: Mapping[str, Any]) -> str:
-        data, kind = photo(settings, row["day"], row["image_id"])
+        data, kind = photo_of(settings, row["day"], row["image_id"])
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
     return address if photo_url else inline
-
-
-def photo(settings: Settings, day: str, image_id: str) -> tuple[bytes, str]:
-    """A photo of the queue as it is shown, and its media type.
-
-    Raises:
-        ClassyError: it is gone.
-    """
-    uri = files.join(queue_root(settings, day), name_of(image_id))
-    fs, path = fsspec.url_to_fs(uri)
-    try:
-        data = fs.cat_file(path)
-    except FileNotFoundError:
-        raise ClassyError(f"{uri}: the photo {image_id!r} of the queue is gone") from None
-    return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"

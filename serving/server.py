@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from serving.components.base import Call, Component
 from serving.messages import InferRequest, InferResponse, ModelMetadata
 from serving.problems import Problem
-from serving.seams import Gate, TruthSink
+from serving.seams import Gate, LabelDesk, TruthSink
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,7 @@ class Server:
     limits: Limits = Limits()
     repository: Repository | None = None
     truth: TruthSink | None = None
+    labels: LabelDesk | None = None
     name: str = "classy"
     version: str = ""
     about: dict[str, Any] = field(default_factory=dict)

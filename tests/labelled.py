@@ -6,16 +6,19 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from monitoring import votes
 from monitoring.labelling import Chosen
 from monitoring.stores import Store, open_store
 from monitoring.tables import ground_truth
-from pipelines import queue, score
+from pipelines import files, queue, score
+from pipelines.models.queue import name_of, queue_root
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
 from tests.champions import install_champion, prepare_days
 from tests.conftest import TINY
-from tests.worlds import make_photos, write_world
+from tests.worlds import draw, make_photos, write_world
 
 DAY = date(2026, 3, 7)
 NOON = datetime(2026, 3, 8, 12, tzinfo=UTC)
@@ -44,6 +47,14 @@ def put(store: Store, count: int, *, twice: Sequence[int] = (), day: date = DAY,
     }
     votes.fill(store, day, chosen, {one.image_id: about for one in chosen})
     return [one.image_id for one in chosen]
+
+
+def put_photos(settings: Settings, image_ids: Sequence[str], *, day: date = DAY) -> None:
+    """Their photos, as they are shown."""
+    rng = np.random.default_rng(7)
+    with files.new_partition(queue_root(settings, day)) as draft:
+        for number, image_id in enumerate(image_ids):
+            (draft.folder / name_of(image_id)).write_bytes(draw(number % 10, 10, rng))
 
 
 @dataclass(frozen=True, kw_only=True)

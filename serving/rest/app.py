@@ -83,6 +83,10 @@ def _rest(server: Server, metrics: "Metrics | None") -> FastAPI:
         from serving.rest.truth import router as truth_router
 
         app.include_router(truth_router(server))
+    if server.labels is not None:
+        from serving.rest.labels import router as labels_router
+
+        app.include_router(labels_router(server, server.labels))
     if metrics is not None:
         from serving.rest.metrics import router as metrics_router
 

@@ -1,4 +1,5 @@
-"""The page at `/`, for people with a photo. Files only; what it shows it asks the API for, as any client does."""
+"""The pages at `/`, for people with a photo, and at `/label`, for people who label. Files only; what they show they ask
+the API for, as any client does."""
 
 from importlib.resources import files
 from typing import Any
@@ -15,6 +16,11 @@ FILES = {
     "page.js": "text/javascript; charset=utf-8",
     "cards.js": "text/javascript; charset=utf-8",
     "server.js": "text/javascript; charset=utf-8",
+    "label.html": "text/html; charset=utf-8",
+    "label.css": "text/css; charset=utf-8",
+    "label.js": "text/javascript; charset=utf-8",
+    "labels.js": "text/javascript; charset=utf-8",
+    "tables.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 HEADERS = {
@@ -40,6 +46,12 @@ def router(server: Server) -> APIRouter:
     @found.get("/")
     async def page() -> Response:
         return file("index.html")
+
+    if server.labels is not None:
+
+        @found.get("/label")
+        async def label() -> Response:
+            return file("label.html")
 
     needed: list[bool] = []  # a gate is open or not for as long as the process lives
 
