@@ -228,7 +228,7 @@ def test_with_keys_the_keys_subject_labels_and_a_wrong_key_is_refused_in_words(
 
 
 def test_many_classes_have_keys_as_far_as_they_go_and_are_found_by_typing(
-    browser: Browser,
+    browser: Browser,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     settings = load_settings(home=tmp_path / "var", actor="tester")
@@ -265,6 +265,9 @@ def test_everything_has_a_name_and_nothing_comes_from_elsewhere(
             .filter(control => !(control.labels?.length || control.textContent.trim())).length"""
     )
     assert unnamed == 0
+    other.goto(server.rest)
+    other.get_by_role("link", name="Label photos").click()
+    expect(other.locator("#who-is")).to_have_text("ada")
     found = httpx.get(f"{server.rest}/label")
     assert "unsafe" not in found.headers["content-security-policy"]
     assert "<script>" not in found.text

@@ -18,6 +18,7 @@ async function introduce() {
   try {
     const found = await about();
     state.keyNeeded = found.key_needed;
+    $("label-link").hidden = !found.labels;
     $("server").textContent = [found.name, found.version].filter(Boolean).join(" ");
   } catch (problem) {
     say(problem.message);

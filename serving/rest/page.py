@@ -57,11 +57,11 @@ def router(server: Server) -> APIRouter:
 
     @found.get("/page/about")
     async def about() -> Response:
-        """Whether a key is needed, and who this is."""
+        """Whether a key is needed, who this is, and whether people label here."""
         if not needed:
             needed.append(await _key_needed(server))
         told: dict[str, Any] = {"name": server.name, "version": server.version, "key_needed": needed[0]}
-        return JSONResponse(told, headers=HEADERS)
+        return JSONResponse({**told, "labels": server.labels is not None}, headers=HEADERS)
 
     @found.get("/page/{name}")
     async def part(name: str) -> Response:
