@@ -6,6 +6,7 @@ Wakes when a day's features are ready (asset `classy_features`).
 |---|---|
 | score | the champion over the day's photos, into `predictions` |
 | monitor | drift of pictures, predictions and embeddings against the champion's own reference; accuracy on the labels that have arrived. **Monitor page** shows the day, **Drift report** opens Evidently's |
+| queue | photos of the day that people are asked to label, at `/label` of the live server; not where labels of a replayed source come by themselves |
 | decide | KEEP, WATCH, LABEL, RETRAIN, ROLLBACK or PAGE, with its reason, once a day, into `decisions` |
 | tell | one message an incident, and one more when it calls for more: into the log, and where `CLASSY_NOTIFY` says |
 | ask | only for RETRAIN: the asset `classy_retrain` wakes training |
@@ -45,6 +46,10 @@ def scoring() -> None:
         return [run_step("monitor", day=as_day(receipt["day"]), run_page=task_page()) for receipt in scored]
 
     @task
+    def queue(monitored: list[dict]) -> list[dict]:
+        return [run_step("queue", day=as_day(receipt["day"])) for receipt in monitored]
+
+    @task
     def decide(monitored: list[dict]) -> list[dict]:
         return [run_step("decide", day=as_day(receipt["day"])) for receipt in monitored]
 
@@ -76,6 +81,8 @@ def scoring() -> None:
         report_url="Drift report",
         run_url="MLflow run",
     )
+    if not RECIPE.no_queue:
+        queue(monitored)
     decided = linked(decide(monitored), page_url="Monitor page")
     ask(decided)
     roll_back(decided)

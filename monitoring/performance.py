@@ -78,7 +78,14 @@ def share_of(counts: pd.DataFrame) -> Share:
 
 
 def judged(counts: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Those of a tally's rows (`monitoring.tallies`) that tell right from wrong.
+    """Those of a tally's rows (`monitoring.tallies`) that tell how often answers are right: `labelled`, but for photos
+    that were labelled because they looked hard."""
+    known = labelled(counts, classes)
+    return known[~known["picked"].astype(bool)]
+
+
+def labelled(counts: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Those of a tally's rows that tell right from wrong.
 
     A truth outside the taxonomy cannot be either, and a label from before its photo is no label of it.
     """

@@ -114,6 +114,12 @@ class Store:
                 f"generation {row['generation']} was taken by another promotion; see `classy status` and run it again"
             ) from error
 
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction, whole or not at all; a database that does not answer is a StoreError."""
+        with _spoken(self.engine), self.engine.begin() as connection:
+            yield connection
+
     # -------------------------------------------------------------------------------------------- reads
 
     @contextmanager

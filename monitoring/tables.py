@@ -185,3 +185,47 @@ arm_minutes = Table(
 )
 """How an arm did in a minute, as one worker saw it: photos answered, photos failed by the server's fault, and the
 answered ones' latencies as {upper bound in ms: photos}."""
+
+label_queue = Table(
+    "label_queue",
+    METADATA,
+    Column("image_id", Text, primary_key=True),
+    Column("day", String(10), nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("source_id", Text, nullable=False),
+    Column("captured_at", UtcDateTime, nullable=False),
+    Column("reason", String(16), nullable=False),
+    Column("probability", Float, nullable=False),
+    Column("photos", Integer, nullable=False),
+    Column("predicted", Text, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("model_version", String(32), nullable=False),
+    Column("wanted", Integer, nullable=False),
+    Column("state", String(16), nullable=False, default="open"),
+    Column("claimed_by", Text, nullable=True),
+    Column("claimed_until", UtcDateTime, nullable=True),
+    Column("said_by", Text, nullable=True),
+    Column("labelled_at", UtcDateTime, nullable=True),
+    Column("before", JSON(none_as_null=True), nullable=True),
+    Index("label_queue_state", "state", "day", "place"),
+    Index("label_queue_claimed_by", "claimed_by"),
+    Index("label_queue_captured_at", "captured_at"),
+)
+"""Photos that people are asked about: why (`reason`), with which probability each was chosen of how many `photos`, what
+the model said, how many opinions are `wanted`, and who has it in hands until when. `state`: open, disputed, labelled,
+undecided, unclear (`monitoring.opinions`). `said_by`, `labelled_at`: of the row of `ground_truth` that was made of the
+opinions; `before`: the row that it replaced."""
+
+label_votes = Table(
+    "label_votes",
+    METADATA,
+    Column("vote_id", Integer, primary_key=True),
+    Column("image_id", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("label", Text, nullable=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("undone", UtcDateTime, nullable=True),
+    Index("label_votes_image_id", "image_id", "author"),
+    Index("label_votes_author", "author"),
+)
+"""What each person said of a photo of the queue; no label: they cannot tell. `undone`: when it was taken back."""

@@ -13,17 +13,20 @@ from collections.abc import Collection, Iterable
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sqlalchemy import Date, case, cast, func, literal, null, select
 
+from monitoring.queued import for_a_reason
 from monitoring.stores import Store
-from monitoring.tables import ground_truth, predictions
+from monitoring.tables import ground_truth, label_queue, predictions
 
-GROUPS = ("captured_on", "labelled_on", "version", "again", "unseen", "early", "source_id", "said", "label")
+GROUPS = ("captured_on", "labelled_on", "version", "again", "unseen", "early", "picked", "source_id", "said", "label")
 """`captured_on`, `labelled_on`: days. `version`: whose answer. `again`: another version is counted with the photo
 already. `unseen`: captured since what the champion was trained on was known. `early`: labelled before it was captured,
-which cannot be. `source_id`: the sender, where that is asked for. `said`: the answer; `label`: the truth. Without a
-label, labelled_on, source_id, said and label are None."""
+which cannot be. `picked`: labelled because the photo looked hard (`monitoring.labelling`): such labels are there to
+learn from, and of all photos they say nothing. `source_id`: the sender, where that is asked for. `said`: the answer;
+`label`: the truth. Without a label, labelled_on, source_id, said and label are None."""
 CHUNK = 10_000  # rows of one fetch
 
 
@@ -64,6 +67,7 @@ def counted(
             before.is_not(None).label("again"),
             (predictions.c.captured_at >= unseen_from).label("unseen"),
             func.coalesce(ground_truth.c.labelled_at < predictions.c.captured_at, literal(False)).label("early"),
+            label_queue.c.image_id.is_not(None).label("picked"),
             case((by_sender, predictions.c.source_id), else_=null()).label("source_id"),
             case((known, predictions.c.label), else_=null()).label("said"),
             ground_truth.c.label.label("label"),
@@ -75,6 +79,7 @@ def counted(
             & (ground_truth.c.labelled_at <= until)
             & ground_truth.c.rejected.is_(None),
         )
+        .outerjoin(label_queue, for_a_reason())
         .where(predictions.c.arm == arm, predictions.c.captured_at >= since, predictions.c.captured_at < until)
         .subquery()
     )
@@ -102,7 +107,7 @@ def tally(
 
     Args:
         answers: image_id, source_id, captured_at, predicted_at, label, model_version.
-        truth: image_id, label, labelled_at; accepted labels, each photo once.
+        truth: image_id, label, labelled_at; accepted labels, each photo once, none of them picked.
     """
     inside = (answers["captured_at"] >= since) & (answers["captured_at"] < until)
     photo = ["image_id", "model_version"]
@@ -120,6 +125,7 @@ def tally(
         "again": rows["image_id"].duplicated(),
         "unseen": captured >= unseen_from,
         "early": labelled & (pd.to_datetime(rows["labelled_at"], utc=True) < captured),
+        "picked": np.zeros(len(rows), bool),
         "source_id": rows["source_id"].where(labelled & (captured >= senders_since), None),
         "said": rows["said"].where(labelled, None),
         "label": rows["label"].where(labelled, None),
@@ -168,9 +174,9 @@ def _frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
         found[name] = [_as_date(value) for value in found[name]]
     for name in ("source_id", "said", "label"):
         found[name] = found[name].astype(object).where(found[name].notna(), None)
-    return found.astype(
-        {"again": bool, "unseen": bool, "early": bool, "rows": "int64", "captured_on": object, "labelled_on": object}
-    )
+    for name in ("again", "unseen", "early", "picked"):
+        found[name] = found[name].astype(bool)
+    return found.astype({"captured_on": object, "labelled_on": object, "rows": "int64"})
 
 
 def _as_date(value: Any) -> date | None:

@@ -168,7 +168,7 @@ def _accuracies(
     drifted = None if since is None else tally[tally["captured_on"] >= since]
     fresh = 0
     if drifted is not None:
-        fresh = int(performance.judged(drifted[~drifted["again"]], rules.classes)["rows"].sum())
+        fresh = int(performance.labelled(drifted[~drifted["again"]], rules.classes)["rows"].sum())
     return {
         "reference_accuracy": asdict(_reference_accuracy(reference)),
         "lately": measure(lately),

@@ -7,7 +7,7 @@ import warnings
 import typer
 from rich.console import Console
 
-from pipelines.commands import canary, keys, predict, production, scorecard, serving, stage, steps, upkeep
+from pipelines.commands import canary, keys, labels, predict, production, scorecard, serving, stage, steps, upkeep
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
@@ -17,6 +17,7 @@ for part in (steps, stage, scorecard, serving, predict, production):
     app.add_typer(part.app)
 app.add_typer(canary.app, name="canary")
 app.add_typer(keys.app, name="keys")
+app.add_typer(labels.app, name="labels")
 app.add_typer(upkeep.recipe_app, name="recipe")
 app.add_typer(upkeep.db_app, name="db")
 app.add_typer(upkeep.bench_app, name="bench")

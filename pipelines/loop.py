@@ -23,6 +23,7 @@ from pipelines import (
     optimize,
     prepare,
     promote,
+    queue,
     rollback,
     score,
     search,
@@ -110,6 +111,8 @@ class LocalStage:
         if self._do(score, day=day).generation is None:
             raise ClassyError(f"{day}: there is no champion to score with; the first contender was not promoted")
         self._do(monitor, day=day)
+        if not self.recipe.no_queue:
+            self._do(queue, day=day)
         decided = self._do(decide, day=day)
         self.say(f"{day}: {decided.action}: {decided.reason}")
         if decided.action == "RETRAIN":

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 
 from pipelines.errors import ClassyError
 from pipelines.health_sections import Health
+from pipelines.labelling_section import Labelling
 from pipelines.search_sections import Search, check_spaces
 from pipelines.sections import (
     Behaviour,
@@ -73,6 +74,7 @@ class Recipe(Section):
     monitoring: Monitoring = Monitoring()
     health: Health = Health()
     policy: Policy = Policy()
+    labelling: Labelling = Labelling()
     serving: Serving = Serving()
     story: Story = Story()
 
@@ -110,6 +112,15 @@ class Recipe(Section):
     def is_replayed(self) -> bool:
         """True where the source has no times of its own and `replay` gives the calendar."""
         return not getattr(self.source, "captured_at", "")
+
+    @property
+    def no_queue(self) -> str:
+        """Why people are asked about no photo of this recipe; empty: they are."""
+        if self.labelling.per_day == 0:
+            return "labelling.per_day is 0"
+        if self.is_replayed and not self.labelling.replayed:
+            return "the source is replayed and its labels come by themselves; labelling.replayed = true queues anyway"
+        return ""
 
     @property
     def drift_from(self) -> date | None:

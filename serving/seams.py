@@ -63,6 +63,43 @@ class Board(Protocol):
         """The day's drawings: an HTML page of somebody else's making, with scripts; None where there is none."""
 
 
+class LabelDesk(Protocol):
+    """Photos that people are asked about. Every method is called in a worker thread, and may raise Problem (503)."""
+
+    classes: tuple[str, ...]
+
+    def take(self, author: str, passed: Sequence[str]) -> dict[str, Any] | None:
+        """Give a person a photo that nobody else has: image_id, day, sender, captured_at; nothing of what the model
+        says. None: there is none for them. `passed`: photos that they want later."""
+
+    def say(self, author: str, image_id: str, label: str | None) -> str:
+        """Take a person's word on the photo that they have, None for "cannot tell"; gives how the photo stands.
+
+        Raises:
+            Problem: the label is no class, or (422, lost_claim) they have the photo no more.
+        """
+
+    def undo(self, author: str) -> str | None:
+        """Take a person's last word back; gives the photo, or None where they have said nothing."""
+
+    def photo(self, image_id: str) -> tuple[bytes, str]:
+        """A photo of the queue and its media type.
+
+        Raises:
+            Problem: (404) it is not in the queue, or gone.
+        """
+
+    def answer(self, image_id: str) -> dict[str, Any]:
+        """What the model said of it: label, confidence, version.
+
+        Raises:
+            Problem: (404) it is not in the queue.
+        """
+
+    def progress(self, author: str) -> dict[str, Any]:
+        """How far the queue is, and how far people agree: days, left, mine, pairs, undecided."""
+
+
 class Gate(Protocol):
     """Who may come in, and how often."""
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from serving.components.base import Call, Component
 from serving.messages import InferRequest, InferResponse, ModelMetadata
 from serving.problems import Problem
-from serving.seams import Board, Gate, TruthSink
+from serving.seams import Board, Gate, LabelDesk, TruthSink
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +45,7 @@ class Server:
     truth: TruthSink | None = None
     board: Board | None = None
     """Only where a classifier is: the monitor watches answers."""
+    labels: LabelDesk | None = None
     name: str = "classy"
     version: str = ""
     about: dict[str, Any] = field(default_factory=dict)

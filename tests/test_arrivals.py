@@ -16,6 +16,7 @@ def rows(count: int, *, back: int = 0, took: int | None = None, right: bool = Tr
     """`count` photos of `back` days ago whose label took `took` days, or has not come."""
     taken = DAY - timedelta(days=back)
     found = {"captured_on": taken, "labelled_on": None, "version": "1", "again": False, "unseen": True, "early": False,
+             "picked": False,
              "source_id": "ann", "said": None, "label": None, "rows": count}  # fmt: skip
     if took is not None:
         found |= {"labelled_on": taken + timedelta(days=took), "said": "cat" if right else "dog", "label": "cat"}

@@ -118,6 +118,13 @@ def test_a_search_goes_before_the_training_where_the_recipe_has_one(parsed: dict
     assert "search" in training["params"]
 
 
+def test_people_are_asked_after_the_monitor_where_labels_do_not_come_by_themselves(
+    parsed: dict, searching: dict
+) -> None:
+    assert "queue" not in parsed["dags"]["classy_scoring"]["tasks"]
+    assert searching["dags"]["classy_scoring"]["tasks"]["queue"]["upstream"] == ["monitor"]
+
+
 def test_the_loop_is_closed_by_assets(parsed: dict) -> None:
     assert parsed["dags"]["classy_data"]["tasks"]["materialize"]["outlets"] == ["classy_features"]
     assert parsed["dags"]["classy_scoring"]["tasks"]["ask"]["outlets"] == ["classy_retrain"]

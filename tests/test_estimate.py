@@ -100,6 +100,7 @@ def day_of(back: int, value: float | None, version: str = "1") -> dict[str, Any]
 def counts(back: int, rows: int, right: int) -> list[dict]:
     taken = DAY - timedelta(days=back)
     plain = {"captured_on": taken, "labelled_on": DAY, "version": "1", "again": False, "unseen": True, "early": False,
+             "picked": False,
              "source_id": "ann", "label": "0"}  # fmt: skip
     return [{**plain, "said": "0", "rows": right}, {**plain, "said": "1", "rows": rows - right}]
 

@@ -29,6 +29,7 @@ DAY = date(2026, 3, 2)
 def counts(*rows: tuple[str | None, str | None], **changed: object) -> pd.DataFrame:
     """A tally of (said, truth), each one photo."""
     plain = {"captured_on": DAY, "labelled_on": DAY, "version": "1", "again": False, "unseen": True, "early": False,
+             "picked": False,
              "source_id": "ann", "rows": 1}  # fmt: skip
     found = [{**plain, "said": said, "label": label, **changed} for said, label in rows]
     return pd.DataFrame(found, columns=[*GROUPS, "rows"])

@@ -218,6 +218,12 @@ def monitor(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False
 
 
 @app.command(rich_help_panel=STEPS)
+def queue(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False) -> None:
+    """Choose photos of the day that people label: at the server's page /label or elsewhere (`classy labels export`)."""
+    run_step("queue", recipe, json_, day=as_day(day))
+
+
+@app.command(rich_help_panel=STEPS)
 def decide(day: DayOption, recipe: RecipeOption = "", json_: JsonOption = False) -> None:
     """KEEP, WATCH, LABEL or RETRAIN, with the reason; once a day."""
     run_step("decide", recipe, json_, day=as_day(day))

@@ -29,7 +29,7 @@ from serving.components.pipeline import Pipeline
 from serving.components.preprocessor import Preprocessor
 from serving.fetching import Fetcher, FetchLimits
 from serving.metrics import Metrics
-from serving.seams import Board, Gate, TruthSink
+from serving.seams import Board, Gate, LabelDesk, TruthSink
 from serving.server import Limits, Repository, Server
 from serving.turns import Turns
 
@@ -123,6 +123,7 @@ async def assemble(
             repository=_repository(served, answering) if answering else None,
             truth=_truth(settings, recipe) if answering else None,
             board=_board(settings) if answering else None,
+            labels=_labels(settings, recipe) if answering else None,
             version=version,
             about={"recipe": recipe.name, "component": component, "worker": worker, "auth": settings.auth},
         )
@@ -307,6 +308,12 @@ def _board(settings: Settings) -> Board:
     from pipelines.online.board import FileBoard
 
     return FileBoard(settings)
+
+
+def _labels(settings: Settings, recipe: Recipe) -> LabelDesk:
+    from pipelines.online.labels import SqlDesk
+
+    return SqlDesk(settings, recipe)
 
 
 def _lanes(served: Mapping[str, Component]) -> list["Lane[Any, Any]"]:

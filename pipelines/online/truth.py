@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Table, select
 
+from monitoring.opinions import verdict
 from monitoring.stores import CHUNK, Store, StoreError, open_store
 from monitoring.tables import ground_truth, predictions
 from pipelines.recipe import Recipe
@@ -65,9 +66,9 @@ class SqlTruth:
         counts = {"accepted": len(taken), "new": 0, "changed": 0, "unchanged": 0}
         for row in taken:
             image_id = row["image_id"]
-            verdict = _verdict(known.get(image_id), row)
-            counts[verdict] += 1
-            if verdict != "unchanged":
+            becomes = verdict(known.get(image_id), row)
+            counts[becomes] += 1
+            if becomes != "unchanged":
                 known[image_id] = news[image_id] = row
         if news:
             store.upsert_truth(news.values())
@@ -102,14 +103,6 @@ class SqlTruth:
             if self._store is None:
                 self._store = open_store(self._url)
             return self._store
-
-
-def _verdict(old: Mapping[str, Any] | None, row: Mapping[str, Any]) -> str:
-    if old is None:
-        return "new"
-    if (old["label"] == row["label"] and old["rejected"] is None) or row["labelled_at"] < old["labelled_at"]:
-        return "unchanged"
-    return "changed"
 
 
 def _known(store: Store, image_ids: Iterable[str]) -> dict[str, dict[str, Any]]:

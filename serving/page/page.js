@@ -19,6 +19,7 @@ async function introduce() {
     const found = await about();
     state.keyNeeded = found.key_needed;
     $("monitor").hidden = !found.monitor;
+    $("label-link").hidden = !found.labels;
     $("server").textContent = [found.name, found.version].filter(Boolean).join(" ");
   } catch (problem) {
     say(problem.message);

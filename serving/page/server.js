@@ -5,14 +5,14 @@ const BASE = new URL("..", import.meta.url);
 
 export const authorized = key => (key ? { Authorization: `Bearer ${key}` } : {});
 
-export async function fetched(path, options = {}) {
+export async function asked(path, options = {}) {
   let response;
   try {
     response = await fetch(new URL(path, BASE), { cache: "no-store", credentials: "omit", ...options });
   } catch {
     throw Object.assign(new Error("The server cannot be reached. Is it running, and are you online?"), { status: 0, again: true });
   }
-  if (response.ok) return response.json();
+  if (response.ok) return response;
   let told = {};
   try {
     told = await response.json();
@@ -20,8 +20,10 @@ export async function fetched(path, options = {}) {
   const problem = told.problem ?? {};
   const again = response.status === 429 || response.status >= 500 || response.status === 401;
   const message = problem.message || told.error || `The server answered ${response.status}.`;
-  throw Object.assign(new Error(message), { status: response.status, again });
+  throw Object.assign(new Error(message), { status: response.status, again, detail: problem.detail });
 }
+
+export const fetched = async (path, options) => (await asked(path, options)).json();
 
 export const about = () => fetched("page/about");
 

@@ -87,6 +87,10 @@ def _rest(server: Server, metrics: "Metrics | None") -> FastAPI:
         from serving.rest.monitor import router as monitor_router
 
         app.include_router(monitor_router(server, server.board))
+    if server.labels is not None:
+        from serving.rest.labels import router as labels_router
+
+        app.include_router(labels_router(server, server.labels))
     if metrics is not None:
         from serving.rest.metrics import router as metrics_router
 

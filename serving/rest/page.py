@@ -1,4 +1,5 @@
-"""The page at `/`, for people with a photo. Files only; what it shows it asks the API for, as any client does."""
+"""The pages at `/`, for people with a photo, and at `/label`, for people who label. Files only; what they show they ask
+the API for, as any client does."""
 
 from importlib.resources import files
 from typing import Any
@@ -22,6 +23,11 @@ FILES = {
     "evidence.js": "text/javascript; charset=utf-8",
     "bits.js": "text/javascript; charset=utf-8",
     "session.js": "text/javascript; charset=utf-8",
+    "label.html": "text/html; charset=utf-8",
+    "label.css": "text/css; charset=utf-8",
+    "label.js": "text/javascript; charset=utf-8",
+    "labels.js": "text/javascript; charset=utf-8",
+    "tables.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 HEADERS = {
@@ -48,11 +54,17 @@ def router(server: Server) -> APIRouter:
     async def page() -> Response:
         return file("index.html")
 
+    if server.labels is not None:
+
+        @found.get("/label")
+        async def label() -> Response:
+            return file("label.html")
+
     needed: list[bool] = []  # a gate is open or not for as long as the process lives
 
     @found.get("/page/about")
     async def about() -> Response:
-        """Whether a key is needed, who this is, and whether it has a monitor."""
+        """Whether a key is needed, who this is, and which pages it has."""
         if not needed:
             needed.append(await _key_needed(server))
         told: dict[str, Any] = {
@@ -60,6 +72,7 @@ def router(server: Server) -> APIRouter:
             "version": server.version,
             "key_needed": needed[0],
             "monitor": server.board is not None,
+            "labels": server.labels is not None,
         }
         return JSONResponse(told, headers=HEADERS)
 

@@ -169,21 +169,23 @@ def _label(one: Any, now: datetime) -> dict[str, Any]:
         raise ValueError(f"{str(one)[:40]!r} is no object with image_id and label")
     if unknown := [name for name in one if name not in FIELDS]:
         raise ValueError(f"{unknown[0][:40]!r}: no such field; fields are {', '.join(FIELDS)}")
-    found = {name: _text(name, one[name]) for name in FIELDS if one.get(name) is not None}
+    found = {name: as_text(name, one[name]) for name in FIELDS if one.get(name) is not None}
     if "label" not in found:
         raise ValueError("label: is missing")
     if ("image_id" in found) == ("prediction_id" in found):
         raise ValueError("image_id or prediction_id: send one of them, to say which photo")
-    return {**found, "labelled_at": _time(found["labelled_at"], now) if "labelled_at" in found else None}
+    return {**found, "labelled_at": as_time(found["labelled_at"], now) if "labelled_at" in found else None}
 
 
-def _text(name: str, value: Any) -> str:
+def as_text(name: str, value: Any) -> str:
+    """An id or a label as it may be kept. Raises ValueError, with a message for people."""
     if not isinstance(value, str) or not value or len(value) > LONGEST or "\0" in value:
         raise ValueError(f"{name}: must be text of 1 to {LONGEST} letters without NUL, is {str(value)[:40]!r}")
     return value
 
 
-def _time(text: str, now: datetime) -> datetime:
+def as_time(text: str, now: datetime) -> datetime:
+    """When a label was said, in UTC. Raises ValueError, with a message for people."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
