@@ -138,9 +138,9 @@ def measured(sides: Sides, stats: Sequence[str], min_rows: int) -> Measured:
 
 
 def _statistic(name: str, sides: Sides) -> Floats:
-    trained = sides.trained[name] if name in sides.trained else pd.Series(np.nan, index=sides.trained.index)
-    pooled = pd.concat([sides.window[name], sides.reference[name], trained], ignore_index=True)
-    return pd.to_numeric(pooled, errors="coerce").to_numpy(float)
+    frames = (sides.window, sides.reference, sides.trained)
+    known = [frame[name] if name in frame else pd.Series(np.nan, index=frame.index) for frame in frames]
+    return np.concatenate([pd.to_numeric(values, errors="coerce").to_numpy(float) for values in known])
 
 
 def _answers(sides: Sides, min_rows: int) -> tuple[dict[str, Floats], Codes | None, list[Column]]:
