@@ -17,6 +17,7 @@ import pandas as pd
 from monitoring import drift, performance
 from monitoring.days import end_of
 from monitoring.explanation import explained
+from monitoring.season import Season
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,7 @@ class Watching:
     alpha: float
     min_effect: float
     truth_days: int
+    season: Season = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +99,7 @@ def detect(day: date, rules: Watching, frames: Frames) -> drift.Drift:
         min_effect=rules.min_effect,
         seed=day.toordinal(),
         trained=frames.trained,
+        season=rules.season,
     )
 
 
@@ -110,6 +113,7 @@ def _explained(found: drift.Drift, rules: Watching, frames: Frames, day: date) -
         stats=rules.stats,
         min_rows=rules.min_rows,
         seed=day.toordinal(),
+        season=rules.season,
     )
 
 

@@ -126,6 +126,7 @@ def _write(settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames:
             min_rows=rules.min_rows,
             seed=day.toordinal(),
             trained=frames.trained,
+            season=rules.season,
         )
     title = f"{recipe.name}, {day}"
     page = reports.render(found, title=title, facts=_facts(evidence), reference=pair[0], window=pair[1])

@@ -303,6 +303,9 @@ class Monitoring(Section):
     reference; within a window all columns share its part."""
     min_effect: float = Field(default=0.12, ge=0, le=1)
     """A smaller Kolmogorov-Smirnov or total-variation distance is not drift, however sure."""
+    season: Literal["none", "week"] = "none"
+    """"week": a window is compared with reference photos of the same weekdays, where there are `min_rows` of them.
+    `reference_days` must then reach back some weeks."""
     truth_days: int = Field(default=3, ge=1)
     """Accuracy is measured on labelled predictions of the last so many days."""
 

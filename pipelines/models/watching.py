@@ -15,4 +15,5 @@ def watching_of(recipe: Recipe) -> Watching:
         alpha=asked.alpha,
         min_effect=asked.min_effect,
         truth_days=asked.truth_days,
+        season=asked.season,
     )
