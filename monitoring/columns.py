@@ -19,6 +19,7 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
 from monitoring.permutation import Floats, Mask
+from monitoring.season import Season, of_the_season, without_other_days
 
 Verdict = Literal["DRIFT", "NO DRIFT", "UNKNOWN"]
 Codes = npt.NDArray[np.intp]
@@ -62,6 +63,8 @@ class Sides:
     """source_id and picture statistics of rows that the champion was trained on; empty where they are not known."""
     new: Mask
     """Rows of the window by senders that the champion was not trained on."""
+    unseasonal: str
+    """Why photos of all days are compared, where the recipe asks for those of the same season."""
 
     @property
     def is_window(self) -> Mask:
@@ -94,12 +97,22 @@ class Measured:
     """A column with its reason for each that is missing, empty or constant."""
 
 
-def sides_of(reference: pd.DataFrame, window: pd.DataFrame, trained: pd.DataFrame | None, seed: int) -> Sides:
-    """Both sides, each thinned."""
+def sides_of(
+    reference: pd.DataFrame,
+    window: pd.DataFrame,
+    trained: pd.DataFrame | None,
+    *,
+    season: Season,
+    min_rows: int,
+    seed: int,
+) -> Sides:
+    """Both sides: rows of the same season, thinned."""
+    reference, days, unseasonal = of_the_season(reference, window, season, min_rows)
     window = thin(window, seed)
-    new = _new(window, trained)
-    kept = pd.DataFrame() if trained is None or "source_id" not in trained else thin(trained, seed)
-    return Sides(window=window, reference=thin(reference, seed), trained=kept, new=new)
+    known = pd.DataFrame()
+    if trained is not None and "source_id" in trained:
+        known = thin(without_other_days(trained, days), seed)
+    return Sides(window, thin(reference, seed), known, _new(window, trained), unseasonal)
 
 
 def of_new_senders(window: pd.DataFrame, trained: pd.DataFrame | None) -> pd.DataFrame:
@@ -138,9 +151,9 @@ def measured(sides: Sides, stats: Sequence[str], min_rows: int) -> Measured:
 
 
 def _statistic(name: str, sides: Sides) -> Floats:
-    trained = sides.trained[name] if name in sides.trained else pd.Series(np.nan, index=sides.trained.index)
-    pooled = pd.concat([sides.window[name], sides.reference[name], trained], ignore_index=True)
-    return pd.to_numeric(pooled, errors="coerce").to_numpy(float)
+    frames = (sides.window, sides.reference, sides.trained)
+    known = [frame[name] if name in frame else pd.Series(np.nan, index=frame.index) for frame in frames]
+    return np.concatenate([pd.to_numeric(values, errors="coerce").to_numpy(float) for values in known])
 
 
 def _answers(sides: Sides, min_rows: int) -> tuple[dict[str, Floats], Codes | None, list[Column]]:

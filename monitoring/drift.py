@@ -23,6 +23,7 @@ import pandas as pd
 
 from monitoring.columns import CLASS_MIX, CONSTANT, Column, Verdict, measured, sides_of
 from monitoring.permutation import Floats, Mask, distances, max_t, shuffles
+from monitoring.season import Season
 
 PERMUTATIONS = 999
 FIRST_LOOK = 199
@@ -64,6 +65,7 @@ def detect(
     min_effect: float,
     seed: int,
     trained: pd.DataFrame | None = None,
+    season: Season = "none",
 ) -> Drift:
     """Compare a window with the reference.
 
@@ -78,6 +80,7 @@ def detect(
         seed: of the shuffles.
         trained: `source_id` and `stats` of rows that the model was fitted on, so that photos of these senders have
             their pictures compared with their own, and not their answers with those of strangers. None: not known.
+        season: "week": compare with rows of the window's weekdays, by `captured_at`.
 
     Returns:
         DRIFT if a column is both significant and changed enough; UNKNOWN if a column cannot be told and none
@@ -87,8 +90,8 @@ def detect(
     unknown = _too_little(reference, window, min_rows, alpha)
     if unknown or reference is None:
         return outcome.verdict("UNKNOWN", [unknown])
-    sides = sides_of(reference, window, trained, seed)
-    outcome = replace(outcome, new_rows=int(sides.new.sum()))
+    sides = sides_of(reference, window, trained, season=season, min_rows=min_rows, seed=seed)
+    outcome = replace(outcome, new_rows=int(sides.new.sum()), unseasonal=sides.unseasonal)
     found = measured(sides, stats, min_rows)
     names = [*found.numbers] + ([] if found.classes is None else [CLASS_MIX])
     if not names:
@@ -127,12 +130,13 @@ def compared(
     min_rows: int,
     seed: int,
     trained: pd.DataFrame | None = None,
+    season: Season = "none",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows and columns that `detect` compares, named as in its verdict: reference and window, to draw them.
 
     What is not compared of a row is NaN or None.
     """
-    sides = sides_of(reference, window, trained, seed)
+    sides = sides_of(reference, window, trained, season=season, min_rows=min_rows, seed=seed)
     found, is_window = measured(sides, stats, min_rows), sides.is_window
     pooled = pd.DataFrame(found.numbers, index=range(len(is_window)))
     if found.classes is not None:
@@ -175,6 +179,7 @@ class _Outcome:
     new_rows: int
     alpha: float
     min_effect: float
+    unseasonal: str = ""
 
     def judge(self, columns: Sequence[Column], permutations: int, shuffled: str) -> Drift:
         drifted = sorted((c for c in columns if c.verdict == "DRIFT"), key=lambda c: (-(c.effect or 0), c.name))
@@ -203,7 +208,7 @@ class _Outcome:
     ) -> Drift:
         return Drift(
             verdict=verdict,
-            reasons=tuple(reasons),
+            reasons=tuple([*reasons, self.unseasonal] if self.unseasonal else reasons),
             columns=tuple(columns),
             window_rows=self.window_rows,
             reference_rows=self.reference_rows,

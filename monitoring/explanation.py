@@ -13,6 +13,7 @@ from monitoring import drift
 from monitoring.columns import of_new_senders
 from monitoring.diagnosis import diagnose
 from monitoring.label_shift import explain
+from monitoring.season import Season, of_the_season
 
 
 def explained(
@@ -25,6 +26,7 @@ def explained(
     stats: Sequence[str],
     min_rows: int,
     seed: int,
+    season: Season = "none",
 ) -> dict[str, Any]:
     """`label_shift` and `diagnosis` of a window that drifted, as JSON; None each where it did not.
 
@@ -32,6 +34,7 @@ def explained(
     """
     if found.verdict != "DRIFT" or reference is None:
         return {"label_shift": None, "diagnosis": None}
+    reference, _, _ = of_the_season(reference, window, season, min_rows)
     window = of_new_senders(window, trained)
 
     def differs(remixed: pd.DataFrame) -> list[str]:

@@ -15,7 +15,8 @@ Rows = npt.NDArray[np.intp]
 FEWEST_SENDERS = 8
 """Whole senders are shuffled only where each side has so many; fewer leave too few arrangements."""
 SHARED = 0.1
-"""From this share of photos by senders on both sides, these are enough: few senders of one side stay where they are."""
+"""From this share of photos by senders on both sides, these are enough: few senders of one side stay where they are.
+And from this share of the window on, strangers must be compared, although the reference has nobody like them."""
 CHUNK = 4_000_000  # elements of one block of shuffles × rows: about 50 MB at work
 
 
@@ -56,20 +57,25 @@ def _shuffle(sides: Mask, rows: Rows, senders: Rows, random: np.random.Generator
     """Shuffle these rows in place, and say how."""
     is_window = sides[0, rows]
     shared = np.isin(senders, senders[is_window]) & np.isin(senders, senders[~is_window])
-    said = []
+    alone, said = ~shared, []
+    strangers = len(np.unique(senders[alone & is_window]))
+    leavers = len(np.unique(senders[alone & ~is_window]))
+    if min(strangers, leavers) >= FEWEST_SENDERS:
+        _blocks(sides, rows[alone], senders[alone], random)
+        said = ["senders"]
+    elif strangers >= FEWEST_SENDERS and alone[is_window].mean() >= SHARED and shared.any():
+        # Strangers are many, and nobody of the reference has left: they change sides with the reference of those who
+        # stayed. These are then on one side more than they were, so chance reaches further, if anything.
+        there = alone | ~is_window
+        _blocks(sides, rows[there], senders[there], random)
+        said = ["senders"]
+    elif alone.any() and min(shared[is_window].mean(), shared[~is_window].mean()) < SHARED:
+        _within(sides, rows[alone], np.zeros(alone.sum(), dtype=int), random)
+        said = ["photos"]
     if shared.any():
         _within(sides, rows[shared], senders[shared], random)
-        said = ["within senders"]
-    alone = ~shared
-    if not alone.any():
-        return said
-    if min(len(np.unique(senders[alone & is_window])), len(np.unique(senders[alone & ~is_window]))) >= FEWEST_SENDERS:
-        _blocks(sides, rows[alone], senders[alone], random)
-        return [*said, "senders"]
-    if min(shared[is_window].mean(), shared[~is_window].mean()) >= SHARED:
-        return said
-    _within(sides, rows[alone], np.zeros(alone.sum(), dtype=int), random)
-    return [*said, "photos"]
+        said.insert(0, "within senders")
+    return said
 
 
 def _within(sides: Mask, rows: Rows, strata: Rows, random: np.random.Generator) -> None:

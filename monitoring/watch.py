@@ -18,6 +18,7 @@ from monitoring import arrivals, drift, performance
 from monitoring.days import end_of, start_of
 from monitoring.estimate import estimate, tracked
 from monitoring.explanation import explained
+from monitoring.season import Season
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,7 @@ class Watching:
     min_effect: float
     window_days: int
     truth_days: int
+    season: Season = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +105,7 @@ def detect(day: date, rules: Watching, frames: Frames) -> drift.Drift:
         min_effect=rules.min_effect,
         seed=day.toordinal(),
         trained=frames.trained,
+        season=rules.season,
     )
 
 
@@ -116,6 +119,7 @@ def _explained(found: drift.Drift, rules: Watching, frames: Frames, day: date) -
         stats=rules.stats,
         min_rows=rules.min_rows,
         seed=day.toordinal(),
+        season=rules.season,
     )
 
 

@@ -136,6 +136,7 @@ def _write(
             min_rows=rules.min_rows,
             seed=day.toordinal(),
             trained=frames.trained,
+            season=rules.season,
         )
     title = f"{recipe.name}, {day}"
     page = reports.render(found, title=title, facts=_facts(evidence), reference=pair[0], window=pair[1])

@@ -305,6 +305,9 @@ class Monitoring(Section):
     """A smaller Kolmogorov-Smirnov or total-variation distance is not drift, however sure."""
     max_rows: int = Field(default=5_000, ge=100)
     """Photos of a window, and of a reference, that are compared; of more, a choice that is the same each time."""
+    season: Literal["none", "week"] = "none"
+    """"week": a window is compared with reference photos of the same weekdays, where there are `min_rows` of them.
+    `reference_days` must then reach back some weeks."""
     truth_days: int = Field(default=3, ge=1)
     """Accuracy is measured on labelled predictions of the last so many days."""
 

@@ -41,7 +41,7 @@ def world(
     )
 
 
-def detect(reference: pd.DataFrame | None, window: pd.DataFrame, **given: float) -> drift.Drift:
+def detect(reference: pd.DataFrame | None, window: pd.DataFrame, **given: object) -> drift.Drift:
     rules = {"min_rows": 20, "alpha": 0.002, "min_effect": 0.12, "seed": 1, **given}
     return drift.detect(reference, window, stats=STATS, **rules)  # type: ignore[arg-type]
 
@@ -140,7 +140,7 @@ def test_a_shift_is_noticed_across_senders() -> None:
         found = detect(
             world(300, random, senders=senders[:16]), world(150, random, senders=senders, shift=4), seed=seed
         )
-        assert found.shuffled == "within senders"
+        assert found.shuffled == "within senders and senders"
         noticed += found.verdict == "DRIFT"
     assert noticed >= 19
 
@@ -370,3 +370,98 @@ def test_a_day_is_judged_within_a_second() -> None:
     started = time.process_time()
     detect(reference, window)
     assert time.process_time() - started < 1.0
+
+
+# ------------------------------------------------------------------------------------- who was trained on
+
+
+def surer(frame: pd.DataFrame) -> pd.DataFrame:
+    """Answers of a model that knows these senders."""
+    return frame.assign(confidence=frame["confidence"] * 0.5 + 0.5)
+
+
+def familiar(random: np.random.Generator, *, shift: float = 0.0) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Reference, window and trained rows: two thirds of the window are of senders that the champion was trained on."""
+    senders = tastes(random, 30)
+    reference, strange = world(250, random, senders=senders[:10]), world(70, random, senders=senders[:10])
+    known = surer(world(140, random, senders=senders[10:], shift=shift))
+    trained = world(300, random, senders=senders[10:])[["source_id", *STATS]]
+    return reference, pd.concat([strange, known], ignore_index=True), trained
+
+
+def test_answers_about_senders_that_were_trained_on_are_no_drift() -> None:
+    random = np.random.default_rng(21)
+    blind = seeing = 0
+    for seed in range(20):
+        reference, window, trained = familiar(random)
+        blind += detect(reference, window, alpha=0.05, min_effect=0, seed=seed).verdict == "DRIFT"
+        found = detect(reference, window, trained=trained, alpha=0.05, min_effect=0, seed=seed)
+        seeing += found.verdict == "DRIFT"
+        assert (found.window_rows, found.new_rows) == (210, 70)
+    assert blind > binom.ppf(0.999, 20, 0.05), "without knowing them, each is an alarm"
+    assert seeing <= binom.ppf(0.999, 20, 0.05)
+
+
+def test_pictures_of_senders_that_were_trained_on_are_watched_all_the_same() -> None:
+    random = np.random.default_rng(22)
+    for seed in range(5):
+        reference, window, trained = familiar(random, shift=3)
+        found = detect(reference, window, trained=trained, seed=seed)
+        assert column(found, "brightness").verdict == "DRIFT"
+        assert column(found, "confidence").verdict == "NO DRIFT"
+
+
+def test_too_few_senders_that_were_not_trained_on_is_unknown() -> None:
+    random = np.random.default_rng(23)
+    reference, window, trained = familiar(random)
+    found = detect(reference, window[66:], trained=trained)
+    assert found.verdict == "UNKNOWN"
+    assert found.new_rows == 4
+    assert (
+        "4 photos of the window are of senders that the champion was not trained on, fewer than 5" in found.reasons[0]
+    )
+    assert column(found, "brightness").verdict == "NO DRIFT"
+
+
+def test_many_strangers_with_other_photos_are_noticed() -> None:
+    """Most of a window is of senders that nobody knows, and the reference has nobody like them."""
+    random = np.random.default_rng(24)
+    senders = tastes(random, 60)
+    reference = world(300, random, senders=senders[:20])
+    window = pd.concat(
+        [world(50, random, senders=senders[:20]), world(150, random, senders=senders[20:], shift=6)], ignore_index=True
+    )
+    assert detect(reference, window).verdict == "DRIFT"
+
+
+# ---------------------------------------------------------------------------------------------- seasons
+
+
+def weeks(days: range, random: np.random.Generator, rows: int = 30) -> pd.DataFrame:
+    """Days from Monday 2026-03-02 on, of which Saturdays and Sundays are darker."""
+    parts = []
+    for day in days:
+        at = pd.Timestamp("2026-03-02", tz="UTC") + pd.Timedelta(days=day)
+        parts.append(world(rows, random, shift=4.0 * (at.dayofweek >= 5)).assign(captured_at=at))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_weekend_is_compared_with_weekends_where_the_recipe_says_so() -> None:
+    random = np.random.default_rng(31)
+    reference, saturday = weeks(range(14), random), weeks(range(19, 20), random, rows=60)
+    assert detect(reference, saturday).verdict == "DRIFT"
+    found = detect(reference, saturday, season="week")
+    assert found.verdict == "NO DRIFT"
+    assert detect(reference, weeks(range(17, 18), random, rows=60), season="week").verdict == "NO DRIFT", "a Thursday"
+
+
+def test_a_reference_without_such_days_is_taken_whole_and_says_so() -> None:
+    random = np.random.default_rng(32)
+    reference, saturday = weeks(range(5), random), weeks(range(19, 20), random, rows=60)
+    found = detect(reference, saturday, season="week")
+    assert found.verdict == "DRIFT"
+    assert found.reasons[-1] == (
+        "compared with all days: the reference has 0 photos of a Saturday, fewer than min_rows=20"
+    )
+    bare = detect(reference.drop(columns="captured_at"), saturday, season="week")
+    assert "no column 'captured_at'" in bare.reasons[-1]

@@ -16,4 +16,5 @@ def watching_of(recipe: Recipe) -> Watching:
         min_effect=asked.min_effect,
         window_days=asked.window_days,
         truth_days=asked.truth_days,
+        season=asked.season,
     )
