@@ -266,7 +266,7 @@ def test_everything_has_a_name_and_nothing_comes_from_elsewhere(
     )
     assert unnamed == 0
     other.goto(server.rest)
-    other.get_by_role("link", name="Label photos").click()
+    other.get_by_role("link", name="Label").click()
     expect(other.locator("#who-is")).to_have_text("ada")
     found = httpx.get(f"{server.rest}/label")
     assert "unsafe" not in found.headers["content-security-policy"]

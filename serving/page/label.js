@@ -1,5 +1,6 @@
 // The page at /label: one photo, the classes as keys, one word, the next. The model's answer is not there until one asks.
 
+import { showPages } from "./nav.js";
 import { about } from "./server.js";
 import { answer, picture, progress, say, take, undo } from "./labels.js";
 import { showProgress } from "./tables.js";
@@ -15,7 +16,9 @@ const state = { who: null, keyNeeded: false, photo: null, passed: [], said: new 
 
 async function introduce() {
   try {
-    state.keyNeeded = (await about()).key_needed;
+    const server = await about();
+    showPages(server);
+    state.keyNeeded = server.key_needed;
   } catch (problem) {
     tell(problem.message);
     return;

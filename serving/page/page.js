@@ -1,5 +1,6 @@
 // The page at /: photos and addresses in, answers out. What the server says is shown as text, never as markup.
 
+import { showPages } from "./nav.js";
 import { about, ask, metadata, tell } from "./server.js";
 import { show, fail, wait } from "./cards.js";
 
@@ -18,8 +19,7 @@ async function introduce() {
   try {
     const found = await about();
     state.keyNeeded = found.key_needed;
-    $("monitor").hidden = !found.monitor;
-    $("label-link").hidden = !found.labels;
+    showPages(found);
     $("server").textContent = [found.name, found.version].filter(Boolean).join(" ");
   } catch (problem) {
     say(problem.message);

@@ -1,5 +1,6 @@
 // Who looks: the key of this tab, asked for where the server wants one, and what it opens.
 
+import { showPages } from "./nav.js";
 import { about, authorized, fetched } from "./server.js";
 
 const KEY = "classy-key"; // the page at / keeps it under the same name
@@ -17,6 +18,7 @@ export async function open(path, show) {
   let keyNeeded = true;
   try {
     const server = await about();
+    showPages(server);
     keyNeeded = server.key_needed;
     $("server").textContent = [server.name, server.version].filter(Boolean).join(" ");
   } catch (problem) {

@@ -15,6 +15,7 @@ FILES = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "cards.js": "text/javascript; charset=utf-8",
+    "nav.js": "text/javascript; charset=utf-8",
     "server.js": "text/javascript; charset=utf-8",
     "monitor.css": "text/css; charset=utf-8",
     "monitor.js": "text/javascript; charset=utf-8",
