@@ -1,11 +1,11 @@
 """What the label queue holds, for those who look: lists, progress, agreement, and what estimates are made of."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
 from monitoring.labelling import Answered
 from monitoring.opinions import ASKED, Pair, agreement
@@ -41,14 +41,22 @@ def listed(store: Store, day: date | None = None) -> list[dict[str, Any]]:
 
 def queued(store: Store, image_ids: Collection[str]) -> dict[str, datetime]:
     """Those of the photos that are in the queue, and when each was taken."""
-    found: dict[str, datetime] = {}
+    rows = _of(store, select(label_queue.c.image_id, label_queue.c.captured_at), label_queue.c.image_id, image_ids)
+    return {row.image_id: row.captured_at for row in rows}
+
+
+def labelled(store: Store, image_ids: Collection[str]) -> set[str]:
+    """Those of the photos whose label is known, whoever said it."""
+    known = select(ground_truth.c.image_id).where(ground_truth.c.rejected.is_(None))
+    return {row.image_id for row in _of(store, known, ground_truth.c.image_id, image_ids)}
+
+
+def _of(store: Store, statement: Select[Any], column: Any, image_ids: Collection[str]) -> Iterator[Any]:
+    """Rows of a statement about these photos, asked for a few at a time."""
     once = sorted(set(image_ids))
     with store.reading() as connection:
         for start in range(0, len(once), CHUNK):
-            statement = select(label_queue.c.image_id, label_queue.c.captured_at)
-            rows = connection.execute(statement.where(label_queue.c.image_id.in_(once[start : start + CHUNK])))
-            found |= {row.image_id: row.captured_at for row in rows}
-    return found
+            yield from connection.execute(statement.where(column.in_(once[start : start + CHUNK])))
 
 
 def answered(store: Store, day: date) -> tuple[list[Answered], int]:
@@ -84,8 +92,8 @@ def for_a_reason() -> ColumnElement[bool]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Days, newest first, with photos by state (`elsewhere`: the label came from elsewhere before people were asked);
-    photos that a person may still be asked about; what people agree on; photos that three people saw differently."""
+    """The last days, newest first, with photos by state (`elsewhere`: the label came from elsewhere before people were
+    asked); photos that a person may still be asked about; what people agree on; what three people saw differently."""
 
     days: list[dict[str, Any]]
     left: int
@@ -96,39 +104,49 @@ class Progress:
 
 def progress(store: Store, author: str, *, now: datetime) -> Progress:
     """How far the queue is; `mine` is what this person has said since midnight (UTC)."""
-    elsewhere = and_(label_queue.c.state.in_(ASKED), told_elsewhere()).label("elsewhere")
-    by_state = select(label_queue.c.day, label_queue.c.state, elsewhere, func.count().label("photos"))
-    by_state = by_state.group_by(label_queue.c.day, label_queue.c.state, elsewhere).order_by(label_queue.c.day.desc())
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     mine = select(func.count()).where(
         label_votes.c.author == author, label_votes.c.undone.is_(None), label_votes.c.at >= today
     )
     left = open_to(author, now, ()).order_by(None).with_only_columns(func.count())
     with store.reading() as connection:
-        days: dict[str, dict[str, Any]] = {}
-        for row in connection.execute(by_state).mappings():
-            state = "elsewhere" if row["elsewhere"] else row["state"]
-            entry = days.setdefault(row["day"], {"day": row["day"], **dict.fromkeys(_STATES, 0)})
-            entry[state] += row["photos"]
-        counts = connection.execute(_pairs()).all()
-        tied = select(label_queue.c.image_id, label_queue.c.day).where(label_queue.c.state == "undecided")
-        undecided = connection.execute(tied.order_by(label_queue.c.day.desc()).limit(SHOWN)).mappings().all()
-        words = select(label_votes).where(
-            label_votes.c.image_id.in_([row["image_id"] for row in undecided]), label_votes.c.undone.is_(None)
-        )
-        said: dict[str, dict[str, str | None]] = {}
-        for vote in connection.execute(words).mappings():
-            said.setdefault(vote["image_id"], {})[vote["author"]] = vote["label"]
         return Progress(
-            days=list(days.values())[:SHOWN],
+            days=_days(connection),
             left=int(connection.execute(left).scalar_one()),
             mine=int(connection.execute(mine).scalar_one()),
-            pairs=agreement((a, b, ours, theirs, count) for a, b, ours, theirs, count in counts),
-            undecided=[{**row, "said": said.get(row["image_id"], {})} for row in undecided],
+            pairs=agreement((a, b, ours, theirs, count) for a, b, ours, theirs, count in connection.execute(_pairs())),
+            undecided=_undecided(connection),
         )
 
 
 _STATES = ("open", "disputed", "labelled", "undecided", "unclear", "elsewhere")
+
+
+def _days(connection: Connection) -> list[dict[str, Any]]:
+    elsewhere = and_(label_queue.c.state.in_(ASKED), told_elsewhere()).label("elsewhere")
+    last = select(label_queue.c.day).distinct().order_by(label_queue.c.day.desc()).limit(SHOWN)
+    by_state = (
+        select(label_queue.c.day, label_queue.c.state, elsewhere, func.count().label("photos"))
+        .where(label_queue.c.day.in_(last))
+        .group_by(label_queue.c.day, label_queue.c.state, elsewhere)
+        .order_by(label_queue.c.day.desc())
+    )
+    days: dict[str, dict[str, Any]] = {}
+    for row in connection.execute(by_state).mappings():
+        entry = days.setdefault(row["day"], {"day": row["day"], **dict.fromkeys(_STATES, 0)})
+        entry["elsewhere" if row["elsewhere"] else row["state"]] += row["photos"]
+    return list(days.values())
+
+
+def _undecided(connection: Connection) -> list[dict[str, Any]]:
+    tied = select(label_queue.c.image_id, label_queue.c.day).where(label_queue.c.state == "undecided")
+    rows = connection.execute(tied.order_by(label_queue.c.day.desc()).limit(SHOWN)).mappings().all()
+    ids = [row["image_id"] for row in rows]
+    words = select(label_votes).where(label_votes.c.image_id.in_(ids), label_votes.c.undone.is_(None))
+    said: dict[str, dict[str, str | None]] = {}
+    for vote in connection.execute(words).mappings():
+        said.setdefault(vote["image_id"], {})[vote["author"]] = vote["label"]
+    return [{**row, "said": said.get(row["image_id"], {})} for row in rows]
 
 
 def _pairs() -> Select[Any]:

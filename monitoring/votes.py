@@ -142,7 +142,7 @@ def say(store: Store, said: Said) -> Outcome:
                 f"photo {said.image_id!r} is not in {said.author}'s hands any more: the time was over and somebody "
                 "else may have it; take the next one"
             )
-        connection.execute(label_votes.insert().values(asdict(said)))
+        _replace(connection, said, said.at)  # they may have said it in a file meanwhile
         return _settle(store, connection, said.image_id)
 
 

@@ -33,6 +33,7 @@ from pipelines.settings import Settings
 from serving.previews import preview
 
 PREDICTIONS, RECORDS = "predictions.parquet", "records.parquet"
+COLUMNS = ("image_id", "source_id", "captured_at", "label", "confidence", "probabilities", "embedding")
 BATCH = 64
 """Photos in memory at a time."""
 
@@ -98,9 +99,9 @@ def _scores(settings: Settings, day: date) -> str | None:
 def _choose(settings: Settings, recipe: Recipe, store: Store, day: date, scores: str, uri: str) -> None:
     asked = recipe.labelling
     manifest = files.need_manifest(scores, "score")
-    window = pd.read_parquet(files.local(scores, cache_of(settings)) / PREDICTIONS)
-    known = store.truth(as_of=datetime.max.replace(tzinfo=end_of(day).tzinfo))["image_id"]
-    window = window[~window["image_id"].isin(set(known) | set(queued.queued(store, window["image_id"].tolist())))]
+    window = pd.read_parquet(files.local(scores, cache_of(settings)) / PREDICTIONS, columns=list(COLUMNS))
+    ids = window["image_id"].tolist()
+    window = window[~window["image_id"].isin(queued.labelled(store, ids) | queued.queued(store, ids).keys())]
     chosen = choose(
         window,
         Rules(

@@ -149,6 +149,15 @@ def test_where_two_differ_a_third_decides_and_three_who_differ_decide_nothing(st
     assert claim(store, "dan") is None
 
 
+def test_who_says_something_in_a_file_while_the_photo_is_in_their_hands_has_one_word(store: Store) -> None:
+    put(store, 1)
+    assert claim(store, "ada") == "p0"
+    votes.take_in(store, [Said(image_id="p0", author="ada", label="3", at=NOON)], now=NOON)
+    assert votes.say(store, Said(image_id="p0", author="ada", label="4", at=LATER)).state == "labelled"
+    assert truth(store) == {"p0": ("4", "ada")}
+    assert [vote["label"] for vote in queued.listed(store)[0]["votes"]] == ["4"]
+
+
 def test_who_cannot_tell_is_not_asked_again_and_two_of_them_close_the_photo(store: Store) -> None:
     put(store, 1)
     assert label(store, "ada", "p0", None) == "open"
