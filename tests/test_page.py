@@ -216,10 +216,10 @@ def test_photos_and_addresses_are_pasted(page: Page, opened: Running) -> None:
 def test_everything_can_be_done_by_keyboard(page: Page, opened: Running, photos: list[str]) -> None:
     ready(page, opened)
     reached = []
-    for _ in range(4):
+    for _ in range(5):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached == ["files", "urls", "Ask", "sender"]
+    assert reached == ["Ask", "files", "urls", "Ask", "sender"], "the bar of pages, then the page"
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("input, textarea, button, select")]
             .filter(control => !control.closest("template") && !(control.labels?.length || control.textContent.trim()))
