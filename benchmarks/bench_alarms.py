@@ -74,7 +74,10 @@ def _world(seed: int, *, recipe: Recipe, folder: Path, peers: int) -> list[Told]
             random = np.random.default_rng((seed, size, DRAWS.index(draw)))
             sides = _drawn(draw, size, live, reference, trained, random)
             shown = seed < peers and draw != "senders"
-            found.append({"draw": draw, "size": size, **_told(recipe, *sides, seed, evidently=shown)})
+            told = _told(recipe, *sides, seed, evidently=shown)
+            if draw == "world":
+                told["blind"] = _detect(recipe, *sides[:2], None, seed).verdict
+            found.append({"draw": draw, "size": size, **told})
     return found
 
 
@@ -107,21 +110,37 @@ def _drawn(
 def _told(
     recipe: Recipe, reference: pd.DataFrame, window: pd.DataFrame, trained: pd.DataFrame, seed: int, *, evidently: bool
 ) -> Told:
-    window = window.drop(columns="label")
-    rules = watching_of(recipe)
-    given = {"stats": STATS, "min_rows": rules.min_rows, "seed": seed, "trained": trained}
-    ours = drift.detect(reference, window, alpha=NOMINAL, min_effect=0, **given)
-    told: Told = {
-        "ours": ours.verdict,
-        "own": ours.verdict,
-        "columns": [column.name for column in ours.columns if column.verdict == "DRIFT"],
-    }
+    ours = _detect(recipe, reference, window, trained, seed)
+    told: Told = {"ours": ours.verdict, "own": ours.verdict}
     if ours.verdict == "DRIFT":  # a window that is quiet at 5% is quiet at less
-        told["own"] = drift.detect(reference, window, alpha=rules.alpha, min_effect=rules.min_effect, **given).verdict
+        told["own"] = _detect(recipe, reference, window, trained, seed, own=True).verdict
     if evidently:
-        pair = drift.compared(reference, window, stats=STATS, min_rows=rules.min_rows, seed=seed)
+        pair = drift.compared(reference, window, stats=STATS, min_rows=recipe.monitoring.min_rows, seed=seed)
         told |= _evidently(*pair)
     return told
+
+
+def _detect(
+    recipe: Recipe,
+    reference: pd.DataFrame,
+    window: pd.DataFrame,
+    trained: pd.DataFrame | None,
+    seed: int,
+    *,
+    own: bool = False,
+) -> drift.Drift:
+    """At the nominal rate of the benchmark, or at the recipe's `own` rate and least effect."""
+    rules = watching_of(recipe)
+    return drift.detect(
+        reference,
+        window.drop(columns="label"),
+        stats=STATS,
+        min_rows=rules.min_rows,
+        alpha=rules.alpha if own else NOMINAL,
+        min_effect=rules.min_effect if own else 0,
+        seed=seed,
+        trained=trained,
+    )
 
 
 def _evidently(reference: pd.DataFrame, window: pd.DataFrame) -> Told:
@@ -156,6 +175,7 @@ def table(found: list[Told]) -> Iterator[Told]:
                 "rows": size,
                 "ours at 5%": _rate([one["ours"] == "DRIFT" for one in here if one["ours"] != "UNKNOWN"]),
                 "ours at the recipe's own": _rate([one["own"] == "DRIFT" for one in here if one["own"] != "UNKNOWN"]),
+                "not told who was trained on": _rate([one["blind"] == "DRIFT" for one in here if "blind" in one]),
                 "UNKNOWN": sum(one["ours"] == "UNKNOWN" for one in here),
                 "Evidently, any column": _rate([one["any"] for one in shown]),
                 "Evidently, dataset": _rate([one["dataset"] for one in shown]),
