@@ -13,11 +13,12 @@ from pipelines.recipe import load_recipe
 from pipelines.settings import load_settings
 
 app = typer.Typer()
-COLUMNS = ("change", "worlds", "cost", "seen", "back", "gap", "daily", "time", "fits", "held", "false")
+COLUMNS = ("change", "worlds", "cost", "seen", "back", "gap", "daily", "time", "fits", "held", "false", "est")
 LEGEND = (
     "cost, gap: points of accuracy, of the change and below the oracle at the end. seen: drift found within 2 days. "
     "back: days until accuracy is the oracle's. daily, time: of what a retraining every day regains and takes. "
-    "fits, held: trainings and refused contenders a world. false: retrainings by 100 quiet windows"
+    "fits, held: trainings and refused contenders a world. false: retrainings by 100 quiet windows. "
+    "est: points by which accuracy estimated without labels is off, or too high on days that lost"
 )
 """COLUMNS are for people; `--json` has kinds and intervals too."""
 
@@ -102,4 +103,5 @@ def _told(line: dict[str, Any]) -> dict[str, Any]:
         "fits": f"{line['retrains']:.1f}",
         "held": f"{line['refused']:.1f}",
         "false": "" if quiet is None else f"{quiet:.2f}",
+        "est": points("estimate_error" if line["kind"] == "quiet" else "estimate_excess"),
     }

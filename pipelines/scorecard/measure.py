@@ -60,6 +60,14 @@ class Line:
     """Windows with DRIFT by 100 windows in which nothing had changed."""
     false_retrains_per_100: Figure
     """Retrainings asked for by 100 such windows."""
+    estimate_error: Figure
+    """Mean distance of the estimated from the true accuracy on days before any change."""
+    estimate_excess: Figure
+    """Mean of the estimated minus the true accuracy on days that are COSTLY or more below those before the change."""
+    foreseen: Figure
+    """Share of such days on which the estimate said for sure that accuracy is lost."""
+    foreseen_per_100: Figure
+    """Days before any change on which it said so, by 100."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -103,6 +111,10 @@ def _line(recipe: str, kind: str, change: str, worlds: Sequence[Played]) -> Line
         refused=fmean(sum(verdict != "PROMOTE" for _, verdict in world.retrains) for world in worlds),
         alarms_per_100=figure(worlds, alarms_per_100),
         false_retrains_per_100=figure(worlds, false_retrains_per_100),
+        estimate_error=figure(worlds, estimate_error),
+        estimate_excess=figure(worlds, estimate_excess) if changed else nothing(),
+        foreseen=figure(worlds, foreseen) if changed else nothing(),
+        foreseen_per_100=figure(worlds, foreseen_per_100),
     )
 
 
@@ -141,14 +153,49 @@ def minutes_vs_daily(worlds: Sequence[Played]) -> float | None:
 
 def alarms_per_100(worlds: Sequence[Played]) -> float | None:
     """DRIFT in windows before any change, by 100."""
-    quiet = [day for world in worlds for day in world.days if day.since_change < 0]
+    quiet = _quiet(worlds)
     return 100 * sum(day.verdict == "DRIFT" for day in quiet) / len(quiet) if quiet else None
 
 
 def false_retrains_per_100(worlds: Sequence[Played]) -> float | None:
     """Retrainings asked for in windows before any change, by 100."""
-    quiet = [day for world in worlds for day in world.days if day.since_change < 0]
+    quiet = _quiet(worlds)
     return 100 * sum(day.action == "RETRAIN" for day in quiet) / len(quiet) if quiet else None
+
+
+def estimate_error(worlds: Sequence[Played]) -> float | None:
+    """Mean distance of the estimated from the true accuracy, on days before any change."""
+    off = [abs(day.estimated - day.ours) for day in _quiet(worlds) if day.estimated is not None]
+    return fmean(off) if off else None
+
+
+def estimate_excess(worlds: Sequence[Played]) -> float | None:
+    """Mean of the estimated minus the true accuracy, on days that lost."""
+    off = [day.estimated - day.ours for world in worlds for day in _losing(world) if day.estimated is not None]
+    return fmean(off) if off else None
+
+
+def foreseen(worlds: Sequence[Played]) -> float | None:
+    """Share of the days that lost on which the estimate said so for sure."""
+    days = [day for world in worlds for day in _losing(world)]
+    return fmean(day.foreseen for day in days) if days else None
+
+
+def foreseen_per_100(worlds: Sequence[Played]) -> float | None:
+    """Days before any change on which the estimate said that accuracy is lost, by 100."""
+    quiet = _quiet(worlds)
+    return 100 * fmean(day.foreseen for day in quiet) if quiet else None
+
+
+def _quiet(worlds: Sequence[Played]) -> list[Day]:
+    return [day for world in worlds for day in world.days if day.since_change < 0]
+
+
+def _losing(world: Played) -> list[Day]:
+    """Days since the change that are COSTLY or more below those before it."""
+    quiet = [day.ours for day in _quiet([world])]
+    before = fmean(quiet) if quiet else 0.0
+    return [day for day in world.days if day.since_change >= 0 and day.ours <= before - COSTLY]
 
 
 def _after(world: Played) -> list[Day]:

@@ -31,6 +31,10 @@ class Day:
     daily: float | None
     """None before the change: there it is not played."""
     oracle: float | None
+    estimated: float | None = None
+    """What the day's own confidences said of `ours` (`monitoring.estimate`)."""
+    foreseen: bool = False
+    """Whether they said for sure that `policy.min_loss` or more is lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,8 @@ def _day(world: World, others: "_Others", loop: "_Loop", number: int) -> Day:
     # What was trained at the end of the first changed day serves from the second on.
     after = world.changed_on < number if world.changed_on < len(world.days) else False
     daily, oracle = others.on(number, world.changed_on) if after else (None, None)
-    verdict, action, ours = loop.told[number]
+    verdict, action, ours, estimate = loop.told[number]
+    low = estimate["loss_low"]
     return Day(
         date=str(world.days[number]),
         since_change=since,
@@ -85,6 +90,8 @@ def _day(world: World, others: "_Others", loop: "_Loop", number: int) -> Day:
         never=others.first_on(number),
         daily=daily,
         oracle=oracle,
+        estimated=estimate["value"],
+        foreseen=low is not None and low >= world.recipe.policy.min_loss,
     )
 
 
@@ -95,7 +102,7 @@ class _Loop:
         self.world, self.trainer = world, trainer
         self.rules = watching_of(world.recipe)
         self.policy = policy.Rules(**world.recipe.policy.model_dump())
-        self.told: dict[int, tuple[str, str, float]] = {}
+        self.told: dict[int, tuple[str, str, float, dict[str, Any]]] = {}
         self.retrains: list[tuple[str, str]] = []
         self.seconds = 0.0
         self.evidence: list[dict[str, Any]] = []
@@ -149,7 +156,7 @@ class _Loop:
         self.evidence.append(found)
         evidence = gather(found, self.decisions, day, self.policy)
         decision = policy.decide(evidence, self.policy)
-        self.told[number] = found["verdict"], decision.action, right
+        self.told[number] = found["verdict"], decision.action, right, found["estimate"]
         kept = stored(evidence, self.policy, decision, found)
         key = f"{decision.action.lower()}-{day}" if decision.action in ("RETRAIN", "ROLLBACK") else None
         self._row("monitor", day, decision.action, key, incident=decision.incident, evidence=kept)
