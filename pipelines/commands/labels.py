@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from pipelines.commands.shared import JsonOption, RecipeOption, as_day, door, show
 from pipelines.settings import load_settings
@@ -34,10 +36,14 @@ def list_(day: OneDay = "", state: State = "", json_: JsonOption = False) -> Non
     if not rows:
         Console().print("Nothing is queued; `classy queue --day DAY` chooses photos.", markup=False)
         return
+    table = Table("day", "image_id", "reason", "chance", "state", "said")
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for row in rows:
-        row["said"] = ", ".join(f"{vote['author']}: {vote['label'] or 'cannot tell'}" for vote in row["votes"]) or None
-    columns = ("day", "image_id", "source_id", "reason", "probability", "state", "predicted", "said")
-    show(rows, False, columns=columns)
+        said = ", ".join(f"{vote['author']}: {vote['label'] or 'cannot tell'}" for vote in row["votes"]) or "–"
+        cells = (row["image_id"], row["reason"], f"{row['probability']:.3g}", row["state"], said)
+        table.add_row(row["day"], *(escape(cell) for cell in cells))
+    Console(highlight=False).print(table)
 
 
 @app.command()
