@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from playwright.sync_api import Page
 
 from monitoring.days import end_of
 from monitoring.stores import Store, open_store
@@ -145,6 +146,15 @@ def train_by_hand(told: Told, run_id: str, **form: Any) -> Question:
     return Question(told.client, run_id)
 
 
+def log_in(page: Page, told: Told) -> None:
+    airflow = told.stage.stack.airflow_url
+    page.goto(f"{airflow}/auth/login")
+    page.fill("input[name=username]", "admin")
+    page.fill("input[name=password]", told.stage.stack.password)
+    page.click("button[type=submit]")
+    page.wait_for_url(f"{airflow}/")
+
+
 def answer_on_the_page(told: Told, question: Question, option: str, note: str) -> None:
     """Log in, read, write a note and click; where there is no browser, the request that the click would send."""
     if chromium() is None:
@@ -153,11 +163,7 @@ def answer_on_the_page(told: Told, question: Question, option: str, note: str) -
     airflow = told.stage.stack.airflow_url
     with open_browser() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
-        page.goto(f"{airflow}/auth/login")
-        page.fill("input[name=username]", "admin")
-        page.fill("input[name=password]", told.stage.stack.password)
-        page.click("button[type=submit]")
-        page.wait_for_url(f"{airflow}/")
+        log_in(page, told)
         page.goto(f"{airflow}/dags/classy_training/runs/{question.run_id}/tasks/approve/required_actions")
         button = page.get_by_role("button", name=option, exact=True)
         button.wait_for()
@@ -258,7 +264,7 @@ def test_the_menu_and_the_tasks_of_a_day_lead_to_the_monitor(told: Told) -> None
     pages = told.stage.stack.server_url
     (plugin,) = [one for one in told.client.get("/plugins")["plugins"] if one["name"] == "classy_monitor"]
     (entry,) = plugin["external_views"]
-    assert (entry["name"], entry["href"], entry["destination"]) == ("Classy monitor", f"{pages}/monitor", "nav")
+    assert (entry["name"], entry["href"], entry["destination"]) == ("Classy monitor", f"{pages}/monitor", "browse")
     assert told.client.get("/plugins/importErrors")["import_errors"] == []
     day = story_days(recipe_of(told))[-1]
     run = [run for run in told.client.runs() if run["dag_id"] == "classy_scoring"][-1]
@@ -268,6 +274,16 @@ def test_the_menu_and_the_tasks_of_a_day_lead_to_the_monitor(told: Told) -> None
     watched = FileBoard(told.stage.settings).day(day)
     assert watched is not None
     assert watched["links"]["airflow"].startswith(f"{told.stage.stack.airflow_url}/dags/classy_scoring/runs/")
+
+
+def test_a_person_finds_the_monitor_in_airflows_menu(told: Told) -> None:
+    with open_browser() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        log_in(page, told)
+        page.get_by_role("button", name="Browse").click()
+        entry = page.locator("a[aria-label='Classy monitor']")
+        entry.wait_for()
+        assert entry.get_attribute("href") == f"{told.stage.stack.server_url}/monitor"
 
 
 def test_the_champions_run_leads_to_the_monitor(told: Told) -> None:

@@ -46,7 +46,7 @@ function summary({ drift = {}, champion, lately, since_drift }) {
 function links(found) {
   const made = [
     found.links.report ? el("button", { type: "button", id: "report" }, "Evidently report") : null,
-    link(found.links.run, "MLflow run"), link(found.links.version, "Model version"), link(found.links.airflow, "Airflow run"),
+    link(found.links.run, "MLflow run"), link(found.links.version, "Model version"), link(found.links.airflow, "Airflow task"),
   ].filter(Boolean);
   made.find(one => one.id === "report")?.addEventListener("click", report);
   return made;
