@@ -28,6 +28,8 @@ SENDERS = 8
 """Made-up photos have so many."""
 DAYS = 2
 """Over which the photos came, the last of them yesterday."""
+AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
+"""What a package's network is said to have been trained on, where nobody asks."""
 Network = Literal["compact", "resnet18"]
 NETWORKS: dict[Network, tuple[int, str]] = {
     "compact": (64, ""),
@@ -100,7 +102,9 @@ def _jpeg(rng: np.random.Generator) -> bytes:
 # ----------------------------------------------------------------------------------------------- package
 
 
-def make_package(folder: Path, sent: list[Sent], recipe: Recipe, *, run_id: str = "benchmark") -> None:
+def make_package(
+    folder: Path, sent: list[Sent], recipe: Recipe, *, run_id: str = "benchmark", as_of: datetime = AS_OF
+) -> None:
     """Write the model package. What the network sees of the photos is spread out, so that it has something to say."""
     import torch
 
@@ -136,7 +140,8 @@ def make_package(folder: Path, sent: list[Sent], recipe: Recipe, *, run_id: str 
         "name": "resnet", "candidate": "resnet", "kind": candidate.kind, "classes": list(classes),
         "image": {"size": spec.size, "fit": spec.fit}, "image_spec_hash": spec.digest(), "service": SERVICE,
         "service_hash": service_hash(recipe), "context_names": list(names), "context_default": [0.0] * len(names),
-        "run_id": run_id, "options": options, "parameters": sum(weight.numel() for weight in model.parameters()),
+        "run_id": run_id, "as_of": as_of.isoformat(), "options": options,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
     }  # fmt: skip
     folder.mkdir(parents=True)
     write_package(folder, model, 1.0, card, _split(images, context.numpy()))
@@ -231,7 +236,8 @@ def _enthrone(settings: Settings, recipe: Recipe, package: Path, sent: list[Sent
 
     client = tracking.connect(settings)
     run_id = client.create_run(tracking.experiment_id(client)).info.run_id
-    make_package(package, sent, recipe, run_id=run_id)
+    as_of = datetime.combine(first + timedelta(days=DAYS), time(), UTC)
+    make_package(package, sent, recipe, run_id=run_id, as_of=as_of)
     sha256 = hashlib.sha256((package / "manifest.json").read_bytes()).hexdigest()
     model_uri = log_package(run_id, package)
     tracking.keep_package(settings, package, sha256)
@@ -252,7 +258,7 @@ def _enthrone(settings: Settings, recipe: Recipe, package: Path, sent: list[Sent
             "actor": "benchmark",
             "reason": "to be measured",
             "run_key": "benchmark",
-            "as_of": datetime.combine(first + timedelta(days=DAYS), time(), UTC),
+            "as_of": as_of,
             "created_at": datetime.now(UTC),
         }
     )

@@ -1,18 +1,27 @@
-"""How well does the champion do? Predictions joined with the truth that has arrived, against its own reference.
+"""How well does the champion do? Its answers with the truth that has arrived, against its own reference.
 
-A share never stands alone: it comes with a Wilson interval, the rows behind it and the share of photos
-whose label has arrived. The reference accuracy is a sample too, so a loss is tested with Fisher's exact
-test on both counts, one-sided.
+A share never stands alone: it comes with a Wilson interval, the rows behind it and the share of photos whose label has
+arrived. The reference accuracy is a sample too, so a loss is tested exactly, on both counts, one-sided (Fisher).
+
+Labels that come soon may be of the easier photos. So labels are compared with labels of the same age only: counts are
+laid side by side by the age that the label had (in days: 0, 1, 2 to 3, 4 to 7, ...), the loss is Mantel and Haenszel's
+(1959) over these strata, and the test is the exact one given the strata's margins, which with one stratum is Fisher's.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
 
+import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, fisher_exact
+from numpy.typing import NDArray
+from scipy.stats import binomtest, hypergeom
 
 LOSS_ALPHA = 0.05
 """A loss this unlikely under an unchanged accuracy is taken for one. It only matters together with drift."""
+TAIL = 12.0
+"""Standard deviations beyond which a hypergeometric count is not looked at: less than 1e-16 of it lies there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +47,15 @@ class Performance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """Reference accuracy minus current accuracy, and how likely so large a loss is if nothing changed."""
+    """Reference accuracy minus current accuracy, and how likely so large a loss is if nothing changed.
+
+    `rows`: current labels that could be compared, with labels of the same age.
+    """
 
     loss: float | None
     p: float | None
     significant: bool
+    rows: int
 
 
 def share(correct: int, rows: int) -> Share:
@@ -59,40 +72,118 @@ def share(correct: int, rows: int) -> Share:
     return Share(rows=rows, correct=correct, value=correct / rows, low=float(interval.low), high=float(interval.high))
 
 
-def measure(predictions: pd.DataFrame, truth: pd.DataFrame, classes: Sequence[str]) -> Performance:
-    """Accuracy of `predictions` on what `truth` says of them.
+def share_of(counts: pd.DataFrame) -> Share:
+    """The accuracy of counts that `judged` gave."""
+    return share(int(counts.loc[counts["said"] == counts["label"], "rows"].sum()), int(counts["rows"].sum()))
 
-    Args:
-        predictions: image_id, label, predicted_at; of several answers about a photo the last counts.
-        truth: image_id, label; what is known by the time in question. Photos nobody predicted are ignored.
-        classes: the taxonomy; a truth outside it cannot be right or wrong and is not counted as known.
+
+def judged(counts: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Those of a tally's rows (`monitoring.tallies`) that tell right from wrong.
+
+    A truth outside the taxonomy cannot be either, and a label from before its photo is no label of it.
     """
-    answers = predictions.sort_values("predicted_at", kind="stable").drop_duplicates("image_id", keep="last")
-    known = truth[truth["label"].isin(list(classes))].drop_duplicates("image_id", keep="last")
-    joined = answers[["image_id", "label"]].merge(
-        known[["image_id", "label"]], on="image_id", suffixes=("_said", "_true"), validate="one_to_one"
-    )
-    right = joined["label_said"] == joined["label_true"]
-    by_class = {
-        name: share(int(right[rows].sum()), int(rows.sum()))
-        for name in classes
-        if (rows := joined["label_true"] == name).any()
-    }
+    return counts[counts["label"].isin(list(classes)) & ~counts["early"].astype(bool)]
+
+
+def measure(counts: pd.DataFrame, classes: Sequence[str]) -> Performance:
+    """Accuracy of the answers in `counts`, rows of a tally."""
+    known = judged(counts, classes)
+    photos, accuracy = int(counts["rows"].sum()), share_of(known)
     return Performance(
-        accuracy=share(int(right.sum()), len(joined)),
-        photos=len(answers),
-        coverage=len(joined) / len(answers) if len(answers) else None,
-        by_class=by_class,
+        accuracy=accuracy,
+        photos=photos,
+        coverage=accuracy.rows / photos if photos else None,
+        by_class={name: share_of(part) for name in classes if len(part := known[known["label"] == name])},
     )
+
+
+# -------------------------------------------------------------------------------------------- equal maturity
+
+
+def stratum(delay_days: int) -> int:
+    """Which labels are compared with each other, by the days they took: 0, 1, 2 to 3, 4 to 7, ..."""
+    return max(delay_days, 0).bit_length()
+
+
+def delays(captured_on: Iterable[date], labelled_on: Iterable[date]) -> list[int]:
+    """Days that each label took."""
+    return [(told - taken).days for taken, told in zip(captured_on, labelled_on, strict=True)]
+
+
+def by_age(counts: pd.DataFrame) -> dict[int, Share]:
+    """The accuracy of `judged` counts by the stratum of the label's age."""
+    strata = [stratum(days) for days in delays(counts["captured_on"], counts["labelled_on"])]
+    parts = counts.assign(stratum=np.asarray(strata, int))
+    return {key: share_of(parts[parts["stratum"] == key]) for key in sorted(set(strata))}
 
 
 def compare(reference: Share, current: Share) -> Loss:
     """Is `current` worse than `reference`? Without rows on either side nothing can be said."""
-    if reference.value is None or current.value is None:
-        return Loss(loss=None, p=None, significant=False)
-    table = [
-        [current.correct, current.rows - current.correct],
-        [reference.correct, reference.rows - reference.correct],
+    return compare_alike({0: reference}, {0: current})
+
+
+def compare_alike(reference: Mapping[int, Share], current: Mapping[int, Share]) -> Loss:
+    """Is `current` worse than `reference`, stratum by stratum? What only one side has is not compared."""
+    both = [(reference[key], current[key]) for key in current if key in reference]
+    both = [(past, now) for past, now in both if past.rows and now.rows]
+    if not both:
+        return Loss(loss=None, p=None, significant=False, rows=0)
+    weights = np.array([past.rows * now.rows / (past.rows + now.rows) for past, now in both])
+    gaps = np.array([past.correct / past.rows - now.correct / now.rows for past, now in both])
+    p = _p_so_few(both)
+    return Loss(
+        loss=float(weights @ gaps / weights.sum()),
+        p=p,
+        significant=p <= LOSS_ALPHA,
+        rows=sum(now.rows for _, now in both),
+    )
+
+
+def _p_so_few(both: Sequence[tuple[Share, Share]]) -> float:
+    """Chance that so few are correct now, given each stratum's margins: strata are independent hypergeometrics."""
+    lowest, chances = 0, np.ones(1)
+    for past, now in both:
+        start, part = _hypergeometric(past.rows + now.rows, past.correct + now.correct, now.rows)
+        lowest, chances = lowest + start, np.convolve(chances, part)
+    seen = sum(now.correct for _, now in both) - lowest
+    return float(min(chances[: seen + 1].sum(), 1.0)) if seen >= 0 else 0.0
+
+
+def _hypergeometric(total: int, correct: int, drawn: int) -> tuple[int, NDArray[np.float64]]:
+    """The least count that is looked at, and the chances from there on."""
+    centre = drawn * correct / total
+    variance = centre * (total - correct) / total * (total - drawn) / max(total - 1, 1)
+    reach = TAIL * math.sqrt(variance) + 1
+    low, high = max(0, drawn + correct - total, int(centre - reach)), min(drawn, correct, int(centre + reach) + 1)
+    return low, hypergeom(total, correct, drawn).pmf(np.arange(low, high + 1))
+
+
+# ------------------------------------------------------------------------------------------------ who is affected
+
+MOST_SENDERS = 10
+FEWEST_LABELS = 5
+"""A sender with fewer labels is not listed: its share would say nothing."""
+
+
+def breakdown(counts: pd.DataFrame, classes: Sequence[str], version: str | None) -> list[dict[str, object]]:
+    """Accuracy by version, and the champion's by true class and by sender, those first that do worst.
+
+    Args:
+        counts: rows of a tally, counted by sender.
+        version: the champion's.
+    """
+    known = judged(counts, classes)
+    own = known[(known["version"] == version) & known["unseen"]]
+    senders = own.groupby("source_id")["rows"].sum()
+    listed = own[own["source_id"].isin(senders.index[senders >= FEWEST_LABELS])]
+    return [
+        *_by("version", known, "version"),
+        *_by("class", own, "label"),
+        *_by("sender", listed, "source_id")[:MOST_SENDERS],
     ]
-    p = float(fisher_exact(table, alternative="less").pvalue)
-    return Loss(loss=reference.value - current.value, p=p, significant=p <= LOSS_ALPHA)
+
+
+def _by(kind: str, counts: pd.DataFrame, column: str) -> list[dict[str, object]]:
+    shares = {str(name): share_of(part) for name, part in counts.groupby(column)}
+    order = sorted(shares, key=lambda name: (shares[name].high or 0.0, name))
+    return [{"by": kind, "name": name, **asdict(shares[name])} for name in order]

@@ -1,7 +1,8 @@
 """What to do about it: from evidence to KEEP, WATCH, LABEL, RETRAIN, ROLLBACK or PAGE, with the reason in a sentence.
 
 An alarm alone trains nothing. A contender is asked for when a change is established (drift in several windows, or
-a loss that is sure by itself), it costs accuracy as measured on labels, there are enough new labels to learn from,
+a loss that is sure by itself), it costs accuracy as measured on labels, or as labels say without being sure and the
+model's own confidences say too, there are enough new labels to learn from,
 nobody is at it already, and there is something left to spend. What belongs to one trouble is one incident: it
 opens with the change, and closes when several windows are calm and accuracy is back.
 
@@ -94,6 +95,11 @@ class Evidence:
     """`labels_known` when the incident opened."""
     labels_at_retrain: int | None
     """`labels_known` when a retraining of the incident was last asked for."""
+    estimated_loss: float | None = None
+    """Reference accuracy minus the window's as its confidences tell it (`monitoring.estimate`); None where unknown."""
+    estimated_loss_low: float | None = None
+    """It is more than this, but for chance. A model is too sure in a new world: the truth is worse more often than
+    better."""
 
     def __post_init__(self) -> None:
         if self.drift_since is not None and self.drift_since > self.day:
@@ -121,7 +127,7 @@ def decide(evidence: Evidence, rules: Rules) -> Decision:
     if _regretted(evidence, rules):
         reason = f"{_seen(evidence, rules)}, {evidence.champion_age} days after its promotion and without drift."
         return Decision(action="ROLLBACK", reason=reason, incident=incident)
-    if not (lost(evidence, rules) or behind(evidence, rules)):
+    if not (lost(evidence, rules) or behind(evidence, rules) or foreseen(evidence, rules)):
         return _costless(evidence, rules, incident)
     return _contender(evidence, rules, incident)
 
@@ -142,6 +148,16 @@ def lost(evidence: Evidence, rules: Rules) -> bool:
 def sure(evidence: Evidence, rules: Rules) -> bool:
     """Is accuracy down so surely that no drift need speak for it?"""
     return lost(evidence, rules) and evidence.loss_p is not None and evidence.loss_p <= rules.sure_loss
+
+
+def foreseen(evidence: Evidence, rules: Rules) -> bool:
+    """Does the drifted window look worse by enough, and what labels there are do not speak against it?
+
+    An estimate finds a loss where there is one or it finds none; that it finds none says nothing.
+    """
+    low = evidence.estimated_loss_low
+    unrefuted = evidence.loss is None or evidence.loss >= rules.min_loss
+    return evidence.drift == "DRIFT" and low is not None and low >= rules.min_loss and unrefuted
 
 
 def behind(evidence: Evidence, rules: Rules) -> bool:
@@ -258,6 +274,8 @@ def _seen(evidence: Evidence, rules: Rules) -> str:
     seen = f"{drift}. {_loss(evidence, rules)}"
     if behind(evidence, rules) and evidence.shortfall is not None:
         seen += f"; {100 * evidence.shortfall:.1f} points below what it was before {evidence.incident}"
+    if foreseen(evidence, rules) and not lost(evidence, rules) and evidence.estimated_loss is not None:
+        seen += f"; by its own confidence it is down {100 * evidence.estimated_loss:.1f} points"
     return seen
 
 

@@ -129,10 +129,18 @@ class Store:
     def truth(self, *, as_of: datetime, image_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """Accepted labels known at `as_of`: image_id, label, labelled_at, said_by."""
         columns = [ground_truth.c[name] for name in ("image_id", "label", "labelled_at", "said_by")]
-        statement = select(*columns).where(ground_truth.c.labelled_at <= as_of, ground_truth.c.rejected.is_(None))
-        rows = self._rows(statement.order_by(ground_truth.c.image_id))
-        frame = pd.DataFrame(rows, columns=[column.name for column in columns])
-        return frame if image_ids is None else frame[frame["image_id"].isin(set(image_ids))].reset_index(drop=True)
+        statement = (
+            select(*columns)
+            .where(ground_truth.c.labelled_at <= as_of, ground_truth.c.rejected.is_(None))
+            .order_by(ground_truth.c.image_id)
+        )
+        if image_ids is None:
+            rows = self._rows(statement)
+        else:
+            ids = sorted(set(image_ids))
+            parts = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+            rows = [row for part in parts for row in self._rows(statement.where(ground_truth.c.image_id.in_(part)))]
+        return pd.DataFrame(rows, columns=[column.name for column in columns])
 
     def predictions(self, *, since: datetime, until: datetime, arm: str = "champion") -> pd.DataFrame:
         """Answers about photos captured in [since, until), oldest first, with every column."""

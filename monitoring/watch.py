@@ -14,8 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from monitoring import drift, performance
-from monitoring.days import end_of
+from monitoring import arrivals, drift, performance
+from monitoring.days import end_of, start_of
+from monitoring.estimate import estimate, tracked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,7 @@ class Watching:
     min_rows: int
     alpha: float
     min_effect: float
+    window_days: int
     truth_days: int
 
 
@@ -44,16 +46,18 @@ class Champion:
 class Frames:
     """What is known at the end of a day.
 
-    `reference`: the champion's answers on rows it was not fitted on (`pipelines.models.packages.write_reference`), or
-    None. `window`: its answers on the photos in question, with their statistics and embeddings (`predicted` is the
-    answer). `answers`: rows of `predictions` by any champion since the earliest day that matters. `truth`: accepted
-    labels known by then.
+    `reference`: the champion's answers on rows it was not fitted on (`pipelines.models.packages.write_reference`), with
+    `labelled_at` where that is known, or None. `window`: its answers on the photos in question, with their statistics
+    and embeddings (`predicted` is the answer). `tally`: answers by any champion since the earliest day that matters,
+    with the labels known by then, counted (`monitoring.tallies`). `labels_known`: all labels known by then.
+    `doubts`: labels of the day that tell nothing, by reason.
     """
 
     reference: pd.DataFrame | None
     window: pd.DataFrame
-    answers: pd.DataFrame
-    truth: pd.DataFrame
+    tally: pd.DataFrame
+    labels_known: int
+    doubts: Mapping[str, int]
 
 
 def watch(
@@ -62,13 +66,14 @@ def watch(
     champion: Champion | None,
     frames: Frames,
     earlier: Iterable[Mapping[str, Any]],
+    found: drift.Drift,
 ) -> dict[str, Any]:
     """The day's evidence.
 
     Args:
-        earlier: evidence of days before, newest first; read only as far back as needed.
+        found: `detect` of the same day, rules and frames.
+        earlier: evidence of days before, newest first; iterated several times, each only as far back as needed.
     """
-    found = detect(day, rules, frames)
     if champion is None:
         found = replace(found, reasons=("there is no champion yet",))
     since = drift_since(champion, day, earlier) if found.verdict == "DRIFT" else None
@@ -79,6 +84,7 @@ def watch(
         "champion": None if champion is None else {**asdict(champion), "as_of": champion.as_of.isoformat()},
         "drift": asdict(found),
         "drift_since": None if since is None else str(since),
+        "estimate": _estimate(day, rules, champion, frames, earlier),
         **_accuracies(rules, champion, frames, day, since),
     }
 
@@ -110,24 +116,51 @@ def drift_since(champion: Champion | None, day: date, earlier: Iterable[Mapping[
     return since
 
 
+def earliest(rules: Watching, champion: Champion | None, day: date, earlier: Iterable[Mapping[str, Any]]) -> date:
+    """First day whose answers matter: of the last truth_days, or since a drift that may go on."""
+    since = day - timedelta(days=rules.truth_days - 1)
+    return since if champion is None else min(since, drift_since(champion, day, earlier))
+
+
+def _estimate(
+    day: date, rules: Watching, champion: Champion | None, frames: Frames, earlier: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Accuracy while labels are missing, beside how that did before."""
+    version = None if champion is None else champion.version
+    own = frames.tally[(frames.tally["version"] == version) & frames.tally["unseen"]]
+    return tracked(
+        estimate(frames.reference, frames.window, min_rows=rules.min_rows, seed=day.toordinal()),
+        performance.judged(own, rules.classes),
+        earlier,
+        day=day,
+        window_days=rules.window_days,
+        version=version,
+    )
+
+
 def _accuracies(
     rules: Watching, champion: Champion | None, frames: Frames, day: date, since: date | None
 ) -> dict[str, Any]:
     """Accuracy of the last truth_days and since the drift began, both against the reference."""
-    until, truth = end_of(day), frames.truth
-    held_out = _reference_accuracy(frames.reference)
-    measure = partial(_accuracy, rules.classes, champion, frames, held_out, until)
-    began = None if since is None else end_of(since) - timedelta(days=1)
+    reference, tally = frames.reference, frames.tally
+    lately = day - timedelta(days=rules.truth_days - 1)
+    version = None if champion is None else champion.version
+    own = tally[(tally["version"] == version) & tally["unseen"]]
+    measure = partial(_accuracy, rules.classes, own, _by_age(reference))
+    recent = tally[tally["captured_on"] >= lately]
+    drifted = None if since is None else tally[tally["captured_on"] >= since]
     fresh = 0
-    if began is not None:
-        photos = _captured(frames.answers, began, until)["image_id"]
-        fresh = int((truth["image_id"].isin(set(photos)) & truth["label"].isin(list(rules.classes))).sum())
+    if drifted is not None:
+        fresh = int(performance.judged(drifted[~drifted["again"]], rules.classes)["rows"].sum())
     return {
-        "reference_accuracy": asdict(held_out),
-        "lately": measure(until - timedelta(days=rules.truth_days)),
-        "since_drift": None if began is None else measure(began),
+        "reference_accuracy": asdict(_reference_accuracy(reference)),
+        "lately": measure(lately),
+        "since_drift": None if since is None else measure(since),
         "fresh_labels": fresh,
-        "labels_known": int(truth["label"].isin(list(rules.classes)).sum()),
+        "labels_known": frames.labels_known,
+        "labels": arrivals.labels(own[own["captured_on"] >= lately], rules.classes, frames.doubts),
+        "slices": performance.breakdown(recent, rules.classes, version),
+        "cohorts": arrivals.cohorts(tally, rules.classes, day),
     }
 
 
@@ -138,22 +171,34 @@ def _reference_accuracy(reference: pd.DataFrame | None) -> performance.Share:
     return performance.share(int((known["label"] == known["predicted"]).sum()), len(known))
 
 
+def _by_age(reference: pd.DataFrame | None) -> Mapping[int, performance.Share] | performance.Share:
+    """The reference's accuracy by the age of its labels; as a whole where nothing is known of that."""
+    if reference is None or "labelled_at" not in reference or reference["labelled_at"].isna().all():
+        return _reference_accuracy(reference)
+    known = reference[reference["label"].notna() & reference["labelled_at"].notna()]
+    return performance.by_age(
+        pd.DataFrame(
+            {
+                "captured_on": known["captured_at"].dt.date,
+                "labelled_on": known["labelled_at"].dt.date,
+                "said": known["predicted"],
+                "label": known["label"],
+                "rows": 1,
+            }
+        )
+    )
+
+
 def _accuracy(
     classes: Sequence[str],
-    champion: Champion | None,
-    frames: Frames,
-    held_out: performance.Share,
-    until: datetime,
-    since: datetime,
+    own: pd.DataFrame,
+    reference: Mapping[int, performance.Share] | performance.Share,
+    since: date,
 ) -> dict[str, Any]:
-    answers = frames.answers.iloc[:0]
-    if champion is not None:
-        answers = _captured(frames.answers, max(since, champion.as_of), until)
-        answers = answers[answers["model_version"] == champion.version]
-    found = performance.measure(answers, frames.truth, classes)
-    loss = performance.compare(held_out, found.accuracy)
-    return {"since": since.isoformat(), "performance": asdict(found), "loss": asdict(loss)}
-
-
-def _captured(answers: pd.DataFrame, since: datetime, until: datetime) -> pd.DataFrame:
-    return answers[(answers["captured_at"] >= since) & (answers["captured_at"] < until)]
+    counts = own[own["captured_on"] >= since]
+    found = performance.measure(counts, classes)
+    if isinstance(reference, performance.Share):
+        loss = performance.compare(reference, found.accuracy)
+    else:
+        loss = performance.compare_alike(reference, performance.by_age(performance.judged(counts, classes)))
+    return {"since": start_of(since).isoformat(), "performance": asdict(found), "loss": asdict(loss)}

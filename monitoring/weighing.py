@@ -45,7 +45,7 @@ def gather(found: Row, decisions: Sequence[Row], day: date, rules: Rules) -> Evi
         loss=measured["loss"]["loss"],
         loss_significant=measured["loss"]["significant"],
         loss_p=measured["loss"]["p"],
-        loss_rows=rows,
+        loss_rows=measured["loss"].get("rows", rows),
         fresh_labels=found["fresh_labels"] if found["since_drift"] else rows,
         labels_known=found["labels_known"],
         generation=champion["generation"],
@@ -58,6 +58,8 @@ def gather(found: Row, decisions: Sequence[Row], day: date, rules: Rules) -> Evi
             row["action"] == "ROLLBACK" and kept(row).get("generation") == champion["generation"] for row in told
         ),
         paged=_paged(decisions),
+        estimated_loss=found.get("estimate", {}).get("loss"),
+        estimated_loss_low=found.get("estimate", {}).get("loss_low"),
         **_incident(found, told, measured, rules),
     )
 

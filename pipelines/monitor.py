@@ -12,22 +12,22 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Metric
 
-from monitoring import drift, ledger, reports
-from monitoring.days import end_of
+from monitoring import drift, ledger, reports, tallies
+from monitoring.days import end_of, start_of
 from monitoring.stores import Store, open_store
-from monitoring.watch import Champion, Frames, Watching, detect, drift_since, watch
+from monitoring.watch import Champion, Frames, detect, earliest, watch
 from pipelines import files
 from pipelines.cache import cache_of
 from pipelines.models import tracking
 from pipelines.models.evidence import EVIDENCE, REPORT, days_before, monitor_root, read_evidence, scores_root
 from pipelines.models.health import health_of
-from pipelines.models.watching import watching_of
+from pipelines.models.watching import read_choice, watching_of
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.pictures import STATS
 
 PREDICTIONS = "predictions.parquet"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,27 +93,38 @@ def _watch(
     known: dict[str, Any] | None,
 ) -> dict[str, Any]:
     rules = watching_of(recipe)
+    earlier = _Earlier(settings, day)
+    since = earliest(rules, champion, day, earlier)
     frames = Frames(
-        reference=None if champion is None else pd.read_parquet(tracking.fetch_reference(settings, champion.run_id)),
-        window=_window(settings, champion, day, recipe.monitoring.window_days),
-        answers=_answers(settings, store, champion, day, rules),
-        truth=store.truth(as_of=end_of(day)),
+        reference=None if champion is None else _reference(settings, store, champion, recipe.monitoring.max_rows),
+        window=_window(settings, recipe, champion, day),
+        tally=tallies.counted(
+            store,
+            since=start_of(since),
+            until=end_of(day),
+            unseen_from=end_of(day) if champion is None else champion.as_of,
+            senders_since=start_of(day - timedelta(days=rules.truth_days - 1)),
+        ),
+        labels_known=tallies.labels_known(store, rules.classes, as_of=end_of(day)),
+        doubts=tallies.doubts(store, since=start_of(day), until=end_of(day)),
     )
+    told = detect(day, rules, frames)
     found = {
         "schema": SCHEMA,
         "recipe": recipe.digest(),
-        **watch(day, rules, champion, frames, _earlier(settings, day)),
+        **watch(day, rules, champion, frames, earlier, told),
         "health": health_of(settings, recipe, store, day),
     }
     evidence = json.loads(json.dumps(found, allow_nan=False))
     if evidence != known:
-        _write(settings, recipe, evidence, frames, day)
+        _write(settings, recipe, evidence, frames, told, day)
     return evidence
 
 
-def _write(settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames: Frames, day: date) -> None:
+def _write(
+    settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames: Frames, found: drift.Drift, day: date
+) -> None:
     rules = watching_of(recipe)
-    found = detect(day, rules, frames)
     pair: tuple[pd.DataFrame | None, pd.DataFrame | None] = None, None
     if frames.reference is not None and found.columns:
         pair = drift.compared(
@@ -130,39 +141,42 @@ def _write(settings: Settings, recipe: Recipe, evidence: dict[str, Any], frames:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def _window(settings: Settings, champion: Champion | None, day: date, days: int) -> pd.DataFrame:
-    """The champion's scored photos of the last `days` days, each once, with `predicted` for its answer."""
+def _reference(settings: Settings, store: Store, champion: Champion, most: int) -> pd.DataFrame:
+    """The champion's reference, with the time at which each label was known."""
+    rows = read_choice([tracking.fetch_reference(settings, champion.run_id)], most=most)
+    told = store.truth(as_of=champion.as_of, image_ids=rows["image_id"].tolist()).set_index("image_id")["labelled_at"]
+    return rows.assign(labelled_at=pd.to_datetime(rows["image_id"].map(told), utc=True))
+
+
+def _window(settings: Settings, recipe: Recipe, champion: Champion | None, day: date) -> pd.DataFrame:
+    """The champion's scored photos of the last days, each once, with `predicted` for its answer."""
+    if champion is None:
+        return pd.DataFrame()
     parts = []
-    for back in range(days if champion else 0):
+    for back in range(recipe.monitoring.window_days):
         root = scores_root(settings, day - timedelta(days=back))
         for name in files.list_partitions(root):
             uri = files.join(root, name)
             manifest = files.need_manifest(uri, "score")
-            if champion and manifest["version"] == champion.version:
-                folder = files.local(uri, cache_of(settings))
-                parts.append(pd.read_parquet(folder / PREDICTIONS))
-    if not parts or champion is None:
-        return pd.DataFrame()
-    rows = pd.concat(parts, ignore_index=True).drop_duplicates("image_id", keep="last")
-    rows = rows[rows["captured_at"] >= champion.as_of]
-    return rows.sort_values(["captured_at", "image_id"], ignore_index=True).rename(columns={"label": "predicted"})
+            if manifest["version"] == champion.version:
+                parts.append(files.local(uri, cache_of(settings)) / PREDICTIONS)
+    rows = read_choice(parts, most=recipe.monitoring.max_rows, since=champion.as_of)
+    return rows.rename(columns={"label": "predicted"})
 
 
-def _answers(settings: Settings, store: Store, champion: Champion | None, day: date, rules: Watching) -> pd.DataFrame:
-    """Answers about photos of the days that accuracy is measured on."""
-    since = day - timedelta(days=rules.truth_days - 1)
-    if champion is not None:
-        since = min(since, drift_since(champion, day, _earlier(settings, day)))
-    return store.predictions(since=end_of(since) - timedelta(days=1), until=end_of(day))
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """Evidence of the days before, newest first; read as it is asked for."""
 
+    settings: Settings
+    day: date
 
-def _earlier(settings: Settings, day: date) -> Iterator[dict[str, Any]]:
-    """Evidence of the days before, newest first."""
-    for earlier in days_before(settings, day):
-        evidence = read_evidence(settings, earlier)
-        if evidence is None:
-            return
-        yield evidence
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for earlier in days_before(self.settings, self.day):
+            evidence = read_evidence(self.settings, earlier)
+            if evidence is None:
+                return
+            yield evidence
 
 
 # ------------------------------------------------------------------------------------------------- saying
@@ -177,6 +191,8 @@ def _facts(evidence: dict[str, Any]) -> list[tuple[str, str]]:
         ("Accuracy", f"{_share(measured['accuracy'])}, of {measured['photos']} photos since {lately['since'][:10]}"),
         ("Reference accuracy", _share(evidence["reference_accuracy"])),
         ("Loss", _loss(lately["loss"])),
+        ("Estimated accuracy", _estimated(evidence["estimate"])),
+        *(("Note", note) for note in evidence["labels"]["notes"]),
     ]
     if evidence["since_drift"] is not None:
         drifted = evidence["since_drift"]
@@ -202,6 +218,17 @@ def _share(share: dict[str, Any]) -> str:
     if share["value"] is None:
         return "not known: no labelled photos"
     return f"{share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}] on {share['rows']} labelled photos"
+
+
+def _estimated(found: dict[str, Any]) -> str:
+    if found["value"] is None:
+        return f"not known: {found['reason']}"
+    told = (
+        f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] by the confidences of {found['rows']} photos"
+    )
+    error = found["error"]
+    days = "" if error is None else f"; {100 * error['mean']:.1f} points off on the {error['days']} days before"
+    return told + days
 
 
 def _loss(loss: dict[str, Any]) -> str:
@@ -230,9 +257,11 @@ def _metrics(evidence: dict[str, Any]) -> dict[str, float]:
     metrics["monitor_rows"] = float(evidence["drift"]["window_rows"])
     if evidence["verdict"] != "UNKNOWN":
         metrics["monitor_drift"] = float(evidence["verdict"] == "DRIFT")
-    accuracy = evidence["lately"]["performance"]["accuracy"]
+    accuracy, estimated = evidence["lately"]["performance"]["accuracy"], evidence["estimate"]
     if accuracy["value"] is not None:
         metrics["monitor_accuracy"] = accuracy["value"]
+    if estimated["value"] is not None:
+        metrics["monitor_accuracy_estimated"] = estimated["value"]
     return metrics
 
 

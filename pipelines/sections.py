@@ -303,6 +303,8 @@ class Monitoring(Section):
     reference; within a window all columns share its part."""
     min_effect: float = Field(default=0.12, ge=0, le=1)
     """A smaller Kolmogorov-Smirnov or total-variation distance is not drift, however sure."""
+    max_rows: int = Field(default=5_000, ge=100)
+    """Photos of a window, and of a reference, that are compared; of more, a choice that is the same each time."""
     truth_days: int = Field(default=3, ge=1)
     """Accuracy is measured on labelled predictions of the last so many days."""
 

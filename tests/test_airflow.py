@@ -264,6 +264,49 @@ def test_a_rollback_by_form_puts_the_first_model_back(told: Told) -> None:
     assert current["actor"] == "admin"
 
 
+def test_events_that_come_twice_late_or_with_nothing_in_them_change_nothing(told: Told) -> None:
+    """Days that were decided are announced again, the newest first, one of them twice; the day of the retraining among
+    them, so that it is asked for again although production was rolled back since. One event names no day."""
+    live = [str(day) for day in story_days(recipe_of(told))[recipe_of(told).story.history_days :]]
+    (asked,) = [row for row in told.store.decisions("monitor") if row["action"] == "RETRAIN"]
+    before, runs = kept(told), {run["dag_run_id"] for run in told.client.runs()}
+    for extra in ({"day": live[-1]}, {"day": live[0]}, {"day": live[-1]}, {}, {"day": asked["run_key"][-10:]}):
+        announce(told, "classy_features", extra)
+    wait(told, lambda: len(events_of(told, "classy_retrain")) >= 2, "the retraining to be asked for again")
+    settle(told, "the days again")
+    again = [run for run in told.client.runs() if run["dag_run_id"] not in runs]
+    assert {run["dag_id"] for run in again} == {"classy_scoring", "classy_training"}
+    assert {run["state"] for run in again} == {"success"}
+    assert kept(told) == before
+
+
+def kept(told: Told) -> dict[str, Any]:
+    """All that the loop keeps."""
+    end = end_of(recipe_of(told).replay.end)
+    mlflow = MlflowClient(told.stage.stack.mlflow_url, told.stage.stack.mlflow_url)
+    return {
+        "decisions": told.store.decisions(),
+        "generations": told.store.generations(),
+        "predictions": told.store.predictions(since=end.replace(year=2000), until=end).to_json(),
+        "truth": told.store.truth(as_of=end).to_json(),
+        "versions": {version.version: version.run_id for version in mlflow.search_model_versions("name = 'classy'")},
+    }
+
+
+def asset_of(told: Told, name: str) -> dict[str, Any]:
+    (found,) = [asset for asset in told.client.get("/assets")["assets"] if asset["name"] == name]
+    return found
+
+
+def announce(told: Told, asset: str, extra: dict[str, str]) -> None:
+    """An event of an asset, as a person makes one in the UI."""
+    told.client._send("POST", "/api/v2/assets/events", json={"asset_id": asset_of(told, asset)["id"], "extra": extra})
+
+
+def events_of(told: Told, asset: str) -> list[dict[str, Any]]:
+    return told.client.get("/assets/events", asset_id=asset_of(told, asset)["id"])["asset_events"]
+
+
 def test_a_planted_regression_is_held_and_production_stays(told: Told) -> None:
     """Trained on the changed world alone, it is far better there, and has forgotten the world before."""
     before = told.store.generations()

@@ -75,6 +75,8 @@ evidences = st.builds(
     shortfall_significant=st.booleans(),
     labels_at_start=st.none() | st.integers(0, 2_000),
     labels_at_retrain=st.none() | st.integers(0, 5_000),
+    estimated_loss=st.none() | st.floats(-1, 1),
+    estimated_loss_low=st.none() | st.floats(-1, 1),
 )
 
 
@@ -114,6 +116,19 @@ def test_each_missing_thing_has_its_answer(change: dict, action: str, because: s
     decision = decide(replace(CALL, **change), RULES)
     assert decision.action == action
     assert because in decision.reason
+
+
+def test_an_estimate_speaks_where_labels_are_not_sure_yet_and_is_silent_where_they_are() -> None:
+    unsure = replace(CALL, loss=0.08, loss_significant=False, loss_p=0.2, estimated_loss=0.15, estimated_loss_low=0.07)
+    decision = decide(unsure, RULES)
+    assert decision.action == "RETRAIN"
+    assert "by its own confidence it is down 15.0 points" in decision.reason
+    assert decide(replace(unsure, estimated_loss_low=0.01), RULES).action == "WATCH"
+    assert decide(replace(unsure, loss=0.01), RULES).action == "WATCH", "labels say that it costs nothing"
+    none = replace(unsure, loss=None, fresh_labels=0)
+    assert decide(none, RULES).action == "LABEL", "nothing to learn from yet"
+    assert "15.0 points" in decide(none, RULES).reason
+    assert decide(replace(unsure, drift="NO DRIFT", drift_since=None, drifted_windows=0), RULES).action == "KEEP"
 
 
 @pytest.mark.parametrize(
@@ -184,8 +199,10 @@ def test_a_contender_is_asked_for_only_when_it_helps(evidence: Evidence) -> None
     assert evidence.refused < RULES.give_up_after
     assert evidence.retrains < RULES.max_retrains
     measured = evidence.loss is not None and evidence.loss >= RULES.min_loss and evidence.loss_significant
+    low = evidence.estimated_loss_low
+    seen = low is not None and low >= RULES.min_loss and (evidence.loss is None or evidence.loss >= RULES.min_loss)
     short = evidence.shortfall is not None and evidence.shortfall >= RULES.regain and evidence.shortfall_significant
-    assert measured or short
+    assert measured or short or (seen and evidence.drift == "DRIFT")
 
 
 @given(evidence=evidences)

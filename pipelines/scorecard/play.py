@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from monitoring import policy
-from monitoring.days import end_of
-from monitoring.watch import Champion, Frames, watch
+from monitoring.days import end_of, start_of
+from monitoring.tallies import tally
+from monitoring.watch import Champion, Frames, detect, earliest, watch
 from monitoring.weighing import gather, stored
 from pipelines.models.watching import watching_of
 from pipelines.scorecard.training import Fitted, Trainer, accuracy
@@ -126,13 +127,23 @@ class _Loop:
             )
         )
         truth = photos[photos["labelled_at"] <= end_of(day)]
+        earlier = self.evidence[::-1]
         frames = Frames(
             reference=self.reference,
-            window=window.drop(columns="label"),
-            answers=pd.concat(self.answers, ignore_index=True),
-            truth=truth[["image_id", "label", "labelled_at"]].assign(said_by="scorecard"),
+            window=window.drop(columns=["label", "labelled_at"], errors="ignore"),
+            tally=tally(
+                pd.concat(self.answers, ignore_index=True),
+                truth[["image_id", "label", "labelled_at"]],
+                since=start_of(earliest(self.rules, self.champion, day, earlier)),
+                until=end_of(day),
+                unseen_from=self.champion.as_of,
+                senders_since=end_of(day),
+            ),
+            labels_known=int(truth["label"].isin(list(self.rules.classes)).sum()),
+            doubts={},
         )
-        found = watch(day, self.rules, self.champion, frames, reversed(self.evidence))
+        told = detect(day, self.rules, frames)
+        found = watch(day, self.rules, self.champion, frames, earlier, told)
         self.evidence.append(found)
         evidence = gather(found, self.decisions, day, self.policy)
         decision = policy.decide(evidence, self.policy)

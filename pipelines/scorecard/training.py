@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from monitoring.comparison import Paired
-from monitoring.days import end_of
+from monitoring.days import end_of, start_of
 from monitoring.slices import slice_masks
 from monitoring.verdict import judge
 from pipelines.data import split as splits
 from pipelines.models.fitting import options_of
 from pipelines.models.packages import OUT_OF_SAMPLE
 from pipelines.models.reference import reference_rows
-from pipelines.scorecard.worlds import World, start_of
+from pipelines.scorecard.worlds import World
 from pipelines.training_sections import SklearnCandidate
 from serving.pictures import STATS
 from training import metrics
@@ -109,7 +109,9 @@ class Trainer:
         logits, embedding = logits_of(fitted.model, rows, CPU)
         probabilities = metrics.softmax(logits, fitted.temperature)
         classes = np.asarray(self.world.recipe.taxonomy.classes)
-        frame = self.world.photos.iloc[where][["image_id", "source_id", "captured_at", "label"]].reset_index(drop=True)
+        frame = self.world.photos.iloc[where][
+            ["image_id", "source_id", "captured_at", "label", "labelled_at"]
+        ].reset_index(drop=True)
         frame["predicted"] = classes[probabilities.argmax(axis=1)]
         frame["confidence"] = probabilities.max(axis=1)
         frame["probabilities"], frame["embedding"] = list(probabilities), list(embedding)

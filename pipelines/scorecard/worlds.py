@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -145,8 +145,3 @@ def _profiles(recipe: Recipe, seen: pd.DataFrame, as_of: datetime) -> dict[str, 
         as_of=as_of,
     )
     return {row["source_id"]: row for row in table.to_pylist()}
-
-
-def start_of(day: date) -> datetime:
-    """Its first moment."""
-    return datetime.combine(day, time(), UTC)

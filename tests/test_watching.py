@@ -1,0 +1,59 @@
+"""Which photos are compared: each once, no more than asked, the same each time."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.models import watching
+from pipelines.models.watching import read_choice
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def written(path: Path, first: int, count: int, *, said: str = "cat") -> Path:
+    numbers = np.arange(first, first + count)
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"p{n:05d}" for n in numbers],
+            "captured_at": [pd.Timestamp(START) + timedelta(minutes=int(n)) for n in numbers],
+            "label": said,
+            "embedding": [[float(n), 0.5] for n in numbers],
+        }
+    )
+    frame.sample(frac=1, random_state=1).to_parquet(path, row_group_size=100)
+    return path
+
+
+def test_all_rows_come_in_order_and_a_photo_once_by_the_last_file(tmp_path: Path) -> None:
+    paths = [written(tmp_path / "a", 0, 300), written(tmp_path / "b", 200, 300, said="dog")]
+    rows = read_choice(paths, most=1_000)
+    assert rows["image_id"].tolist() == [f"p{n:05d}" for n in range(500)]
+    assert rows["label"].value_counts().to_dict() == {"dog": 300, "cat": 200}
+    assert [row[0] for row in rows["embedding"]] == list(range(500))
+
+
+def test_older_photos_are_left_out(tmp_path: Path) -> None:
+    rows = read_choice([written(tmp_path / "a", 0, 300)], most=1_000, since=START + timedelta(minutes=250))
+    assert rows["image_id"].tolist() == [f"p{n:05d}" for n in range(250, 300)]
+
+
+def test_of_many_a_choice_by_lot_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BATCH", 64)
+    path = written(tmp_path / "a", 0, 4_000)
+    rows = read_choice([path], most=500)
+    assert len(rows) == 500
+    assert read_choice([path], most=500).equals(rows)
+    kept = set(rows["image_id"])
+    assert kept <= set(read_choice([path, written(tmp_path / "b", 4_000, 10)], most=600)["image_id"])
+    # By lot: as many of the first half as of the second, and runs as long as chance makes them.
+    numbers = rows["image_id"].str[1:].astype(int)
+    assert abs((numbers < 2_000).sum() - 250) < 50
+    assert 3 < (numbers.diff() == 1).sum() < 130
+
+
+def test_nothing_scored_is_nothing(tmp_path: Path) -> None:
+    assert read_choice([], most=10).empty
+    assert read_choice([written(tmp_path / "a", 0, 5)], most=10, since=START + timedelta(days=9)).empty
