@@ -194,7 +194,7 @@ def test_the_evidence_and_the_report_tell_of_it(settings: Settings, tight: Recip
     assert "Service: missing senders" in page
     assert GONE in page
     (Path(settings.features_root) / "receipts" / f"{day}.json").unlink()
-    assert facts(settings, tight, world)["feature_age"]["value"] == 1
+    assert facts(settings, tight, world)["feature_age"]["value"] == DAYS - 3
 
 
 def test_an_unnamed_sender_is_nobody(settings: Settings, tight: Recipe) -> None:
