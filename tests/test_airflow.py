@@ -264,7 +264,7 @@ def test_the_menu_and_the_tasks_of_a_day_lead_to_the_monitor(told: Told) -> None
     pages = told.stage.stack.server_url
     (plugin,) = [one for one in told.client.get("/plugins")["plugins"] if one["name"] == "classy_monitor"]
     (entry,) = plugin["external_views"]
-    assert (entry["name"], entry["href"], entry["destination"]) == ("Classy monitor", f"{pages}/monitor", "browse")
+    assert (entry["name"], entry["href"], entry["category"]) == ("Classy monitor", f"{pages}/monitor", "browse")
     assert told.client.get("/plugins/importErrors")["import_errors"] == []
     day = story_days(recipe_of(told))[-1]
     run = [run for run in told.client.runs() if run["dag_id"] == "classy_scoring"][-1]

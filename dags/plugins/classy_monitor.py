@@ -17,6 +17,7 @@ class ClassyMonitor(AirflowPlugin):
             "name": "Classy monitor",
             "href": PAGE,
             "icon": f"{PAGE.removesuffix('monitor')}page/icon.svg",
-            "destination": "browse",
+            "destination": "nav",
+            "category": "browse",
         }
     ]
