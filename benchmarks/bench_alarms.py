@@ -1,6 +1,6 @@
 """How often unchanged windows are called drift: ours, as recipes decide, and Evidently's defaults on the same windows.
 
-    python -m benchmarks.bench_alarms [--recipe digits] [--worlds 100] [--processes 2]
+    python -m benchmarks.bench_alarms [--recipe digits] [--worlds 1000] [--processes 2]
 
 Worlds are the scorecard's quiet ones: a first champion is fitted, and windows are drawn from the days after. The
 nominal rate is set to 5% a window and no least effect is asked for, so that the test's own rate shows; beside it stands
@@ -50,17 +50,17 @@ QUIET = Change(kind="quiet", name="nothing")
 Told = dict[str, Any]
 
 
-def measure(recipe: Recipe, *, worlds: int, processes: int, peers: int) -> list[Told]:
-    """The alarms of each way to draw and size; `peers` of the worlds are shown to Evidently too."""
+def measure(recipe: Recipe, *, seeds: range, processes: int, peers: int) -> list[Told]:
+    """The alarms of each way to draw and size; the first `peers` of the worlds are shown to Evidently too."""
     with TemporaryDirectory(prefix="classy-alarms-") as name:
         make_album(load_settings(), recipe, (), Path(name))
-        work = partial(_world, recipe=recipe, folder=Path(name), peers=peers)
+        work = partial(_world, recipe=recipe, folder=Path(name), shown=seeds[:peers])
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found = [one for several in pool.map(work, range(worlds)) for one in several]
+            found = [one for several in pool.map(work, seeds) for one in several]
     return found
 
 
-def _world(seed: int, *, recipe: Recipe, folder: Path, peers: int) -> list[Told]:
+def _world(seed: int, *, recipe: Recipe, folder: Path, shown: range) -> list[Told]:
     torch.set_num_threads(1)
     world = make_world(recipe, open_album(folder, ()), QUIET, seed)
     trainer, as_of = Trainer(world=world, candidate=candidate_of(recipe)), end_of(world.days[world.first_live - 1])
@@ -73,8 +73,7 @@ def _world(seed: int, *, recipe: Recipe, folder: Path, peers: int) -> list[Told]
         for size in SIZES:
             random = np.random.default_rng((seed, size, DRAWS.index(draw)))
             sides = _drawn(draw, size, live, reference, trained, random)
-            shown = seed < peers and draw != "senders"
-            told = _told(recipe, *sides, seed, evidently=shown)
+            told = _told(recipe, *sides, seed, evidently=seed in shown and draw != "senders")
             if draw == "world":
                 told["blind"] = _detect(recipe, *sides[:2], None, seed).verdict
             found.append({"draw": draw, "size": size, **told})
@@ -210,11 +209,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="digits")
     parser.add_argument("--worlds", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first world")
     parser.add_argument("--peers", type=int, default=100, help="worlds whose windows Evidently is shown too")
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     recipe = load_recipe(asked.recipe)
-    found = measure(recipe, worlds=asked.worlds, processes=asked.processes, peers=asked.peers)
+    seeds = range(asked.first, asked.first + asked.worlds)
+    found = measure(recipe, seeds=seeds, processes=asked.processes, peers=asked.peers)
     record("alarms", list(rows_of(recipe.name, found)), beside=True)
     show(list(table(found)), False)
 

@@ -49,7 +49,7 @@ def test_a_known_mix_is_found_again(parts: list[float], seed: int) -> None:
     mix = np.asarray(parts) / sum(parts)
     reference, window = photos(EVEN, 2000, random), photos(mix, 2000, random)
     labels = np.array([CLASSES.index(name) for name in reference["label"]])
-    known, asked = np.stack(reference["probabilities"]), np.stack(window["probabilities"])
+    known, asked = np.stack(reference["probabilities"].tolist()), np.stack(window["probabilities"].tolist())
     found, draws = estimate(labels, known, asked, seed=seed, draws=50)
     assert found == pytest.approx(mix, abs=0.06)
     assert found.sum() == pytest.approx(1)
@@ -63,7 +63,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     for seed in range(60):
         reference, window = photos(EVEN, 300, random), photos(SKEWED, 200, random)
         labels = np.array([CLASSES.index(name) for name in reference["label"]])
-        answers = np.stack(reference["probabilities"]), np.stack(window["probabilities"])
+        answers = np.stack(reference["probabilities"].tolist()), np.stack(window["probabilities"].tolist())
         low, high = np.percentile(estimate(labels, *answers, seed=seed, draws=200)[1], [2.5, 97.5], axis=0)
         held.append((low <= SKEWED) & (high >= SKEWED))
     assert 0.9 <= np.mean(held) <= 0.99
