@@ -192,7 +192,13 @@ def rows_of(recipe: str, found: list[Told]) -> Iterator[Row]:
     """`aa_alarm_rate` of each size: how far it is from nominal, of the 50% that are allowed either way."""
     for draw in DRAWS:
         for size in SIZES:
-            here = [one["ours"] == "DRIFT" for one in found if (one["draw"], one["size"]) == (draw, size)]
+            here = [
+                one["ours"] == "DRIFT"
+                for one in found
+                if (one["draw"], one["size"]) == (draw, size) and one["ours"] != "UNKNOWN"
+            ]
+            if not here:
+                continue
             off = abs(sum(here) / len(here) / NOMINAL - 1)
             yield Row(
                 name=f"aa_alarm_rate, {recipe}, {draw}, {size} rows",
