@@ -43,6 +43,7 @@ class Rules:
     probation_days: int
     rollback: bool
     blind_windows: int
+    max_money: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +101,10 @@ class Evidence:
     estimated_loss_low: float | None = None
     """It is more than this, but for chance. A model is too sure in a new world: the truth is worse more often than
     better."""
+    spent: float = 0.0
+    """What trainings of the last `budget_days` cost, in the recipe's currency."""
+    last_cost: float = 0.0
+    """What the newest of them cost."""
 
     def __post_init__(self) -> None:
         if self.drift_since is not None and self.drift_since > self.day:
@@ -187,6 +192,18 @@ def cooling(evidence: Evidence, rules: Rules) -> bool:
     return evidence.last_retrain is not None and (evidence.day - evidence.last_retrain).days <= rules.cooldown_days
 
 
+def _overspent(evidence: Evidence, rules: Rules) -> str:
+    """Why another training, if it costs as much as the last one, is beyond the budget of runs or of money."""
+    if evidence.retrains >= rules.max_retrains:
+        return f"{evidence.retrains} retrainings in {rules.budget_days} days are all that policy.max_retrains allows"
+    if rules.max_money > 0 and evidence.spent + evidence.last_cost > rules.max_money:
+        return (
+            f"{evidence.spent:.2f} were spent on trainings in {rules.budget_days} days, another one like the last goes "
+            f"beyond policy.max_money={rules.max_money:g}"
+        )
+    return ""
+
+
 def _incident(evidence: Evidence, rules: Rules) -> str | None:
     """The open incident, or a new one; None where there is none, or it has been calm for long enough."""
     if evidence.incident is not None:
@@ -249,11 +266,10 @@ def _contender(evidence: Evidence, rules: Rules, incident: str) -> Decision:
     if not grown(evidence, rules):
         return watch(f"the labels since the change have not yet grown {rules.follow_up:g} times since the retraining "
                      f"of {evidence.last_retrain}")  # fmt: skip
-    if evidence.retrains >= rules.max_retrains:
-        why = f"{evidence.retrains} retrainings in {rules.budget_days} days are all that policy.max_retrains allows"
-        return (
-            watch(f"{why}, a person was called") if "budget" in evidence.paged else _page("budget", seen, why, incident)
-        )
+    overspent = _overspent(evidence, rules)
+    if overspent:
+        told = "budget" in evidence.paged
+        return watch(f"{overspent}, a person was called") if told else _page("budget", seen, overspent, incident)
     given_up = f" {evidence.in_flight} was never judged and is given up." if evidence.in_flight else ""
     reason = f"{seen}. {evidence.fresh_labels} fresh labels to learn from.{given_up}"
     return Decision(action="RETRAIN", reason=reason, incident=incident)

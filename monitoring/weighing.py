@@ -35,6 +35,7 @@ def gather(found: Row, decisions: Sequence[Row], day: date, rules: Rules) -> Evi
     rows = measured["performance"]["accuracy"]["rows"]
     champion = found["champion"] or {"generation": 0, "as_of": end_of(day).isoformat()}
     since = max(rules.budget_days, 1)
+    costs = _costs(decisions, day, since)
     return Evidence(
         day=day,
         drift=found["verdict"],
@@ -58,6 +59,8 @@ def gather(found: Row, decisions: Sequence[Row], day: date, rules: Rules) -> Evi
             row["action"] == "ROLLBACK" and kept(row).get("generation") == champion["generation"] for row in told
         ),
         paged=_paged(decisions),
+        spent=sum(costs),
+        last_cost=costs[-1] if costs else 0.0,
         estimated_loss=found.get("estimate", {}).get("loss"),
         estimated_loss_low=found.get("estimate", {}).get("loss_low"),
         **_incident(found, told, measured, rules),
@@ -129,6 +132,12 @@ def _drifted(found: Row, told: Sequence[Row], generation: int, windows: int) -> 
     earlier = [kept(row)["drift"] for row in reversed(told) if kept(row).get("generation") == generation]
     known = [verdict for verdict in [found["verdict"], *earlier] if verdict != "UNKNOWN"]
     return known[:windows].count("DRIFT")
+
+
+def _costs(decisions: Sequence[Row], day: date, days: int) -> list[float]:
+    """What each training that was judged in the last days cost, as far as it is known."""
+    judged = [row for row in decisions if row["kind"] == "judge" and 0 <= (day - _day_of(row)).days < days]
+    return [float((row.get("evidence") or {}).get("spent", {}).get("money", 0.0)) for row in judged]
 
 
 def _refused(decisions: Sequence[Row]) -> int:

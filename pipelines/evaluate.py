@@ -155,6 +155,7 @@ def _judge(
         "ratios": [asdict(ratio) for ratio in compared],
         "behaviour": [asdict(row) for row in behaved],
         "seeds": _seed_rows(client, sides, facts[0], seeds),
+        "spent": {"money": tracking.spent(client, run_key), "currency": recipe.budget.currency},
         **_numbers(judged),
     }
     with files.new_partition(judgement.folder_of(settings, run_key)) as draft:
@@ -304,6 +305,7 @@ def _decision(settings: Settings, found: dict[str, Any], uri: str, sha256: str) 
         "run_key": found["run_key"],
         "evidence_uri": uri,
         "evidence_hash": sha256,
+        "evidence": {"spent": found["spent"]} if "spent" in found else None,
         "actor": settings.actor,
         "as_of": datetime.fromisoformat(found["snapshot"]["as_of"]),
         "created_at": datetime.now(UTC),

@@ -102,6 +102,10 @@ class Recipe(Section):
         for scenario in self.scenarios:
             if scenario.kind == "new_class" and scenario.label not in self.taxonomy.classes:
                 raise ValueError(f"scenarios: new_class {scenario.label!r} is not in taxonomy.classes")
+        if self.policy.max_money and not self.budget.price_per_hour:
+            raise ValueError(
+                f"policy.max_money={self.policy.max_money:g}: needs budget.price_per_hour, what an hour costs"
+            )
         if self.story.history_days >= self.replay.days:
             raise ValueError(
                 f"story.history_days={self.story.history_days} leaves no day of replay.days={self.replay.days}"

@@ -345,6 +345,9 @@ class Policy(Section):
     """A retraining that no judge has answered after so many days is given up."""
     max_retrains: int = Field(default=6, ge=0)
     """Retrainings that may be asked for in `budget_days`; when more are wanted, a person is called."""
+    max_money: float = Field(default=0.0, ge=0)
+    """What trainings of `budget_days` may cost together, in `budget.currency`. Another one that goes beyond it, if it
+    costs as much as the last, is not asked for, and a person is called. 0: no such limit."""
     budget_days: int = Field(default=30, ge=1)
     give_up_after: int = Field(default=2, ge=1)
     """After so many contenders in a row that were not promoted, a person is called and no more are asked for."""

@@ -44,12 +44,13 @@ def write_evidence(settings: Settings, day: date, **change: Any) -> str:
     return files.join(uri, EVIDENCE)
 
 
-def judge(store: Store, run_key: str, action: str = "HOLD") -> None:
+def judge(store: Store, run_key: str, action: str = "HOLD", *, money: float = 0.0) -> None:
     now = datetime.now(UTC)
     store.record_decision(
         {
             "decision_key": f"judge-{run_key}", "kind": "judge", "action": action, "reason": "", "run_key": run_key,
-            "evidence_uri": None, "evidence_hash": None, "actor": "tester", "as_of": end_of(DAY), "created_at": now,
+            "evidence_uri": None, "evidence_hash": None, "evidence": {"spent": {"money": money, "currency": "EUR"}},
+            "actor": "tester", "as_of": end_of(DAY), "created_at": now,
         }
     )  # fmt: skip
 
@@ -103,6 +104,16 @@ def test_quiet_days_keep_and_unknown_days_say_so(settings: Settings, recipe: Rec
     assert [one.action for one in told] == ["WATCH", "WATCH", "PAGE", "WATCH"]
     assert "Drift cannot be told" in told[0].reason
     assert [one.notify for one in told] == [False, False, True, False]
+
+
+def test_what_trainings_cost_is_counted_against_the_budget(settings: Settings, recipe: Recipe) -> None:
+    store = open_store(settings.database_url)
+    judge(store, "by-hand", "PROMOTE", money=7.0)
+    poor = recipe.model_copy(update={"policy": recipe.policy.model_copy(update={"max_money": 10.0})})
+    decided = decide_on(settings, poor, 0)
+    assert decided.action == "PAGE"
+    assert "7.00 were spent" in decided.reason
+    assert decide_on(settings, recipe, 1).action == "RETRAIN"
 
 
 def test_an_incident_opens_is_followed_and_closes(settings: Settings, recipe: Recipe) -> None:

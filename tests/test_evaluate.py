@@ -76,6 +76,19 @@ def test_everything_a_reviewer_needs_is_on_the_run_and_on_the_version(case: Case
     assert (decided["evidence_uri"], decided["evidence_hash"]) == (found.evidence_uri, files.sha256_file(path))
 
 
+def test_what_the_training_cost_is_in_the_decision_whoever_won(case: Case) -> None:
+    client = tracking.connect(case.settings)
+    for name, money in (("baseline", 0.05), ("good", 0.25)):
+        client.log_metric(case.runs[name], "train_cost", money)
+    searched = client.create_run(tracking.experiment_id(client), tags={tracking.SEARCH_KEY: "key-1"}).info.run_id
+    client.log_metric(searched, "search_cost", 1.5)
+    found = case.evaluate("baseline", "good")
+    decided = open_store(case.settings.database_url).decision("judge-key-1")
+    assert decided is not None
+    assert decided["evidence"] == {"spent": {"money": pytest.approx(1.8), "currency": "EUR"}}
+    assert evidence(found.evidence_uri)["spent"] == decided["evidence"]["spent"]
+
+
 def test_the_evidence_says_which_slices_were_won(case: Case) -> None:
     slices = {
         (row["column"], row["value"]): row for row in evidence(case.evaluate("good", "baseline").evidence_uri)["slices"]

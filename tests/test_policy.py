@@ -77,6 +77,8 @@ evidences = st.builds(
     labels_at_retrain=st.none() | st.integers(0, 5_000),
     estimated_loss=st.none() | st.floats(-1, 1),
     estimated_loss_low=st.none() | st.floats(-1, 1),
+    spent=st.floats(0, 99),
+    last_cost=st.floats(0, 9),
 )
 
 
@@ -116,6 +118,19 @@ def test_each_missing_thing_has_its_answer(change: dict, action: str, because: s
     decision = decide(replace(CALL, **change), RULES)
     assert decision.action == action
     assert because in decision.reason
+
+
+def test_a_budget_of_money_calls_a_person_once() -> None:
+    poor = replace(RULES, max_money=10.0)
+    assert decide(replace(CALL, spent=6.0, last_cost=3.0), poor).action == "RETRAIN"
+    over = replace(CALL, spent=8.0, last_cost=3.0)
+    decision = decide(over, poor)
+    assert (decision.action, decision.cause) == ("PAGE", "budget")
+    assert "8.00 were spent on trainings in 30 days, another one like the last goes beyond policy.max_money=10" in (
+        decision.reason
+    )
+    assert decide(replace(over, paged=("budget",)), poor).action == "WATCH"
+    assert decide(over, RULES).action == "RETRAIN", "0 is no limit"
 
 
 def test_an_estimate_speaks_where_labels_are_not_sure_yet_and_is_silent_where_they_are() -> None:
@@ -198,6 +213,9 @@ def test_a_contender_is_asked_for_only_when_it_helps(evidence: Evidence) -> None
     assert evidence.fresh_labels >= RULES.min_fresh_labels or evidence.drift == "NO DRIFT"
     assert evidence.refused < RULES.give_up_after
     assert evidence.retrains < RULES.max_retrains
+    poor = replace(RULES, max_money=20.0)
+    if decide(evidence, poor).action == "RETRAIN":
+        assert evidence.spent + evidence.last_cost <= 20
     measured = evidence.loss is not None and evidence.loss >= RULES.min_loss and evidence.loss_significant
     low = evidence.estimated_loss_low
     seen = low is not None and low >= RULES.min_loss and (evidence.loss is None or evidence.loss >= RULES.min_loss)

@@ -115,6 +115,7 @@ def test_each_wrong_field_is_named(tmp_path: Path) -> None:
         ('name = "resnet"', 'name = "resnet-seed2"', "ends like a further seed"),
         ('fit = "stretch"', 'fit = "stretch', "not valid TOML"),
         ("train_minutes = 3", "money = 2", "money=2: needs price_per_hour"),
+        ("[policy]", "[policy]\nmax_money = 5", "policy.max_money=5: needs budget.price_per_hour"),
         ("[budget]", '[input]\npipeline = "fast"\n\n[budget]', "input.pipeline = 'fast'"),
         ("blocks = [1, 1]", "progressive = 0.1", "progressive = 0.1"),
         ("blocks = [1, 1]", "ema = 1", "ema = 1"),

@@ -154,6 +154,18 @@ def find_run(client: MlflowClient, run_key: str, candidate: str, tag: str = RUN_
     return found[0] if found else None
 
 
+def spent(client: MlflowClient, run_key: str) -> float:
+    """What was paid for under a run key, in the recipe's currency: each candidate's training, and what was searched."""
+    costs = {RUN_KEY: "train_cost", SEARCH_KEY: "search_cost"}
+    found = {
+        tag: client.search_runs(
+            [experiment_id(client)], filter_string=f"tags.`{tag}` = {_quoted(run_key)}", max_results=2000
+        )
+        for tag in costs
+    }
+    return float(sum(run.data.metrics.get(costs[tag], 0.0) for tag, runs in found.items() for run in runs))
+
+
 def children(client: MlflowClient, run_id: str) -> list[Run]:
     """The runs under a run, oldest first."""
     return list(
