@@ -311,18 +311,30 @@ def test_a_rollback_by_form_puts_the_first_model_back(told: Told) -> None:
 
 def test_events_that_come_twice_late_or_with_nothing_in_them_change_nothing(told: Told) -> None:
     """Days that were decided are announced again, the newest first, one of them twice; the day of the retraining among
-    them, so that it is asked for again although production was rolled back since. One event names no day."""
+    them, so that it is asked for again although production was rolled back since. One event names no day.
+
+    Of events that come within one beat of Airflow's scheduler the last ones are left lying: the next one takes them
+    along.
+    """
     live = [str(day) for day in story_days(recipe_of(told))[recipe_of(told).story.history_days :]]
     (asked,) = [row for row in told.store.decisions("monitor") if row["action"] == "RETRAIN"]
     before, runs = kept(told), {run["dag_run_id"] for run in told.client.runs()}
     for extra in ({"day": live[-1]}, {"day": live[0]}, {"day": live[-1]}, {}, {"day": asked["run_key"][-10:]}):
         announce(told, "classy_features", extra)
-    wait(told, lambda: len(events_of(told, "classy_retrain")) >= 2, "the retraining to be asked for again")
+    wait(told, lambda: len(told.client.runs()) > len(runs), "the days again")
     settle(told, "the days again")
-    again = [run for run in told.client.runs() if run["dag_run_id"] not in runs]
+    announce(told, "classy_features", {})
+    wait(told, lambda: len(events_of(told, "classy_retrain")) >= 2, "the retraining to be asked for again")
+    wait(told, lambda: "classy_training" in {run["dag_id"] for run in new_runs(told, runs)}, "the retraining again")
+    settle(told, "the retraining again")
+    again = new_runs(told, runs)
     assert {run["dag_id"] for run in again} == {"classy_scoring", "classy_training"}
     assert {run["state"] for run in again} == {"success"}
     assert kept(told) == before
+
+
+def new_runs(told: Told, known: set[str]) -> list[dict[str, Any]]:
+    return [run for run in told.client.runs() if run["dag_run_id"] not in known]
 
 
 def kept(told: Told) -> dict[str, Any]:
