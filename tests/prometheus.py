@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,14 @@ class Prometheus:
         groups = httpx.get(f"{self.url}/api/v1/rules", timeout=30).json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
-    def wait_for(self, expression: str) -> list[dict[str, Any]]:
-        """What it gives, once it gives something."""
-        for _ in ticks(60, 0.25):
+    def wait_for(self, expression: str, meanwhile: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
+        """What it gives, once it gives something; `meanwhile` is done before each look."""
+        for _ in ticks(120, 0.25):
+            meanwhile()
             if found := self.query(expression):
                 return found
         targets = httpx.get(f"{self.url}/api/v1/targets", timeout=30).text
-        raise AssertionError(f"{expression} gave nothing in a minute; targets: {targets}")
+        raise AssertionError(f"{expression} gave nothing in two minutes; targets: {targets}")
 
 
 @contextlib.contextmanager

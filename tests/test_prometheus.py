@@ -197,7 +197,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
                     client.classify(photo, sender="sender-01")
                 with pytest.raises(Problem):
                     client.classify(b"no photo", sender="sender-01")
-            running.wait_for("sum(rate(classy_requests_total[1m])) > 0")
+                # A rate is between two scrapes: what was counted before the first one is in none.
+                photo = world.photos["image"][0]
+                running.wait_for(
+                    "sum(rate(classy_requests_total[1m])) > 0", lambda: client.classify(photo, sender="sender-01")
+                )
             running.wait_for("classy:request_errors:ratio_rate3d")
             running.wait_for("classy_health")
             yield running
