@@ -73,7 +73,7 @@ def page(context: BrowserContext) -> Page:
 def show(page: Page, server: Running, day: date | None = None) -> Watch:
     watch = Watch(page)
     page.goto(f"{server.rest}/monitor{'' if day is None else f'/{day}'}")
-    expect(page.locator("#board")).to_be_visible()
+    expect(page.locator("#board")).to_be_visible(timeout=15_000)
     return watch
 
 
