@@ -279,7 +279,7 @@ def matrix(lists: pd.Series) -> Floats:
 
 
 def _is_list(value: object) -> bool:
-    return isinstance(value, np.ndarray | list | tuple)
+    return value.ndim == 1 if isinstance(value, np.ndarray) else isinstance(value, list | tuple)
 
 
 def _entropy(probabilities: pd.Series) -> Floats:

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from monitoring.columns import matrix
+
 Floats = NDArray[np.float64]
 Reason = Literal["disagreed", "drifted", "uncertain", "random"]
 NEIGHBOURS = 10
@@ -133,7 +135,7 @@ def _largest(scores: Floats) -> list[int]:
 
 def margins(rows: pd.DataFrame) -> Floats:
     """Probability of the first class minus that of the second, [N]; NaN where there are no probabilities."""
-    told = _matrix(rows, "probabilities")
+    told = _lists(rows, "probabilities")
     if told.shape[1] < 2:
         return np.full(len(rows), np.nan)
     top = np.sort(told, axis=1)[:, -2:]
@@ -145,7 +147,7 @@ def distances(rows: pd.DataFrame, reference: pd.DataFrame | None) -> Floats:
     unknown = np.full(len(rows), np.nan)
     if reference is None or "embedding" not in reference:
         return unknown
-    theirs, ours = _matrix(reference, "embedding"), _matrix(rows, "embedding")
+    theirs, ours = _lists(reference, "embedding"), _lists(rows, "embedding")
     theirs = theirs[np.isfinite(theirs).all(axis=1)]
     complete = np.isfinite(ours).all(axis=1)
     if len(theirs) == 0 or not complete.any() or theirs.shape[1] != ours.shape[1] or ours.shape[1] == 0:
@@ -160,14 +162,9 @@ def distances(rows: pd.DataFrame, reference: pd.DataFrame | None) -> Floats:
     return unknown
 
 
-def _matrix(rows: pd.DataFrame, name: str) -> Floats:
-    """A column of lists as [N, width]; rows without a list, or with one of another length, are NaN."""
-    if name not in rows or rows.empty:
-        return np.empty((len(rows), 0))
-    lists = [None if value is None or np.ndim(value) != 1 else np.asarray(value, np.float64) for value in rows[name]]
-    width = max((len(value) for value in lists if value is not None), default=0)
-    missing = np.full(width, np.nan)
-    return np.array([value if value is not None and len(value) == width else missing for value in lists])
+def _lists(rows: pd.DataFrame, name: str) -> Floats:
+    """A column of lists as [N, width]; of width 0 where there is none."""
+    return matrix(rows[name]) if name in rows and len(rows) else np.empty((len(rows), 0))
 
 
 # ---------------------------------------------------------------------------------------------- estimate

@@ -82,6 +82,8 @@ def watch(
     if champion is None:
         found = replace(found, reasons=("there is no champion yet",))
     since = drift_since(champion, day, earlier) if found.verdict == "DRIFT" else None
+    version = None if champion is None else champion.version
+    own = frames.tally[(frames.tally["version"] == version) & frames.tally["unseen"]]
     return {
         "day": str(day),
         "as_of": end_of(day).isoformat(),
@@ -89,8 +91,8 @@ def watch(
         "champion": None if champion is None else {**asdict(champion), "as_of": champion.as_of.isoformat()},
         "drift": {**asdict(found), **_explained(found, rules, frames, day)},
         "drift_since": None if since is None else str(since),
-        "estimate": _estimate(day, rules, champion, frames, earlier),
-        **_accuracies(rules, champion, frames, day, since),
+        "estimate": _estimate(day, rules, version, frames, own, earlier),
+        **_accuracies(rules, version, frames, own, day, since),
     }
 
 
@@ -144,11 +146,14 @@ def earliest(rules: Watching, champion: Champion | None, day: date, earlier: Ite
 
 
 def _estimate(
-    day: date, rules: Watching, champion: Champion | None, frames: Frames, earlier: Iterable[Mapping[str, Any]]
+    day: date,
+    rules: Watching,
+    version: str | None,
+    frames: Frames,
+    own: pd.DataFrame,
+    earlier: Iterable[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Accuracy while labels are missing, beside how that did before."""
-    version = None if champion is None else champion.version
-    own = frames.tally[(frames.tally["version"] == version) & frames.tally["unseen"]]
     return tracked(
         estimate(frames.reference, frames.window, min_rows=rules.min_rows, seed=day.toordinal()),
         performance.judged(own, rules.classes),
@@ -160,13 +165,11 @@ def _estimate(
 
 
 def _accuracies(
-    rules: Watching, champion: Champion | None, frames: Frames, day: date, since: date | None
+    rules: Watching, version: str | None, frames: Frames, own: pd.DataFrame, day: date, since: date | None
 ) -> dict[str, Any]:
     """Accuracy of the last truth_days and since the drift began, both against the reference."""
     reference, tally = frames.reference, frames.tally
     lately = day - timedelta(days=rules.truth_days - 1)
-    version = None if champion is None else champion.version
-    own = tally[(tally["version"] == version) & tally["unseen"]]
     measure = partial(_accuracy, rules.classes, own, _by_age(reference))
     recent = tally[tally["captured_on"] >= lately]
     drifted = None if since is None else tally[tally["captured_on"] >= since]

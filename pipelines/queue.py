@@ -28,6 +28,7 @@ from pipelines.errors import ClassyError
 from pipelines.models import tracking
 from pipelines.models.evidence import scores_root
 from pipelines.models.queue import ROWS, name_of, queue_root
+from pipelines.models.reference import read_reference
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings
 from serving.previews import preview
@@ -110,7 +111,7 @@ def _choose(settings: Settings, recipe: Recipe, store: Store, day: date, scores:
             per_sender=asked.per_sender,
             overlap=asked.overlap,
         ),
-        reference=pd.read_parquet(tracking.fetch_reference(settings, manifest["run_id"])) if len(window) else None,
+        reference=read_reference(tracking.fetch_reference(settings, manifest["run_id"]))[0] if len(window) else None,
         otherwise=_otherwise(store, window, day, manifest["generation"]),
         seed=[asked.seed, day.toordinal()],
     )

@@ -303,8 +303,6 @@ class Monitoring(Section):
     reference; within a window all columns share its part."""
     min_effect: float = Field(default=0.12, ge=0, le=1)
     """A smaller Kolmogorov-Smirnov or total-variation distance is not drift, however sure."""
-    max_rows: int = Field(default=5_000, ge=100)
-    """Photos of a window, and of a reference, that are compared; of more, a choice that is the same each time."""
     season: Literal["none", "week"] = "none"
     """"week": a window is compared with reference photos of the same weekdays, where there are `min_rows` of them.
     `reference_days` must then reach back some weeks."""

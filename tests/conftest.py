@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from pipelines.recipe import Recipe
 from pipelines.settings import Settings, load_settings
@@ -31,6 +32,8 @@ TINY = {
     "story": {"history_days": 3},
 }
 
+SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 360, "height": 740}}
+"""Windows that pages are looked at in."""
 LONGEST = ("test_airflow", "test_loop", "test_kills")
 
 
@@ -70,6 +73,21 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     url = server.new_database()
     yield url
     server.drop(url)
+
+
+@pytest.fixture(params=list(SIZES))
+def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
+    """A window of its own, once on a desk and once on a phone."""
+    found = browser.new_context(viewport=SIZES[request.param], has_touch=request.param == "phone")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    found = context.new_page()
+    found.set_default_timeout(15_000)
+    return found
 
 
 @pytest.fixture

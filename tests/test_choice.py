@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from pipelines.models import choice
-from pipelines.models.choice import read_choice
+from pipelines.models.choice import MOST, read_choice
+from pipelines.models.reference import FITTED, read_reference
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -62,3 +63,21 @@ def test_of_many_a_choice_by_lot_that_stays(tmp_path: Path, monkeypatch: pytest.
 def test_nothing_scored_is_nothing(tmp_path: Path) -> None:
     assert read_choice([], most=10).empty
     assert read_choice([written(tmp_path / "a", 0, 5)], most=10, keep=since(99)).empty
+
+
+def test_of_a_large_reference_every_sender_that_was_trained_on_is_known(tmp_path: Path) -> None:
+    """Photos of a sender that was forgotten would be taken for a stranger's, and compared with strangers'."""
+    path = written(tmp_path / "reference", 0, 2 * MOST + 50)
+    frame = pd.read_parquet(path).sort_values("captured_at", ignore_index=True)
+    fitted = frame.index < MOST + 25
+    frame["split"] = np.where(fitted, FITTED, "fresh")
+    frame["source_id"] = [f"s{n}" for n in range(len(frame))]
+    frame.loc[fitted, "embedding"] = None
+    frame.to_parquet(path)
+    unseen, trained = read_reference(path)
+    assert trained is not None
+    assert len(unseen) == MOST
+    assert set(unseen["split"]) == {"fresh"}
+    assert trained["source_id"].tolist() == frame.loc[fitted, "source_id"].tolist()
+    assert "embedding" in unseen
+    assert "embedding" not in trained

@@ -21,7 +21,7 @@ from serving.problems import Problem
 from serving.rest.labels import MOST_PASSED
 from serving.server import Server
 from tests.browser import Watch, browser, sideways, widths_of_pictures  # noqa: F401
-from tests.conftest import TINY
+from tests.conftest import SIZES, TINY
 from tests.labelled import put, put_photos
 from tests.serving import Running, running
 from tests.test_truth import Doorkeeper
@@ -72,7 +72,7 @@ def truth(store: Store) -> dict[str, tuple[str, str]]:
     return {row["image_id"]: (row["label"], row["said_by"]) for row in store.truth(as_of=FAR).to_dict("records")}
 
 
-@pytest.fixture(params=["desk", "phone"])
+@pytest.fixture(params=list(SIZES))
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:  # noqa: F811
     yield from new_page(browser, request.param)
 
@@ -83,9 +83,8 @@ def other(browser: Browser) -> Iterator[Page]:  # noqa: F811
 
 
 def new_page(browser: Browser, where: str) -> Iterator[Page]:  # noqa: F811
-    sizes = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 360, "height": 740}}
     dark = "dark" if where == "phone" else "light"
-    context = browser.new_context(viewport=sizes[where], has_touch=where == "phone", color_scheme=dark)
+    context = browser.new_context(viewport=SIZES[where], has_touch=where == "phone", color_scheme=dark)
     page = context.new_page()
     page.set_default_timeout(15_000)
     yield page

@@ -19,7 +19,6 @@ from tests.answering import downloader, serving
 from tests.browser import Watch, browser, sideways  # noqa: F401
 from tests.serving import Running, running
 from tests.test_client import KEY, OneKey
-from tests.test_page import SIZES
 from tests.watched import FIRST, decide, deploy, evidence, make_months, unknown, whole, write_day
 
 NASTY = '<img src=x onerror="document.title=1">\'"&{{7*7}}'
@@ -54,20 +53,6 @@ def opened(home: Settings) -> Iterator[Running]:
     """The same for everybody."""
     with served(FileBoard(home)) as found:
         yield found
-
-
-@pytest.fixture(params=list(SIZES))
-def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:  # noqa: F811
-    found = browser.new_context(viewport=SIZES[request.param], has_touch=request.param == "phone")
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Page:
-    found = context.new_page()
-    found.set_default_timeout(15_000)
-    return found
 
 
 def show(page: Page, server: Running, day: date | None = None) -> Watch:

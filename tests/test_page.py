@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
 from serving.components.base import Identity
 from serving.problems import Problem
@@ -14,8 +14,6 @@ from tests.answering import jpeg
 from tests.browser import Watch, browser, sideways  # noqa: F401
 from tests.serving import Running, running
 from tests.test_client import KEY, OneKey, Truth, components, serving
-
-SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 360, "height": 740}}
 
 
 class MayNotTell(OneKey):
@@ -45,20 +43,6 @@ def opened(tmp_path_factory: pytest.TempPathFactory, truth: Truth) -> Iterator[R
     """A server for everybody, that takes ground truth from nobody."""
     with running(serving(*components(tmp_path_factory.mktemp("opened")), gate=MayNotTell(), truth=truth)) as found:
         yield found
-
-
-@pytest.fixture(params=list(SIZES))
-def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:  # noqa: F811
-    found = browser.new_context(viewport=SIZES[request.param], has_touch=request.param == "phone")
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Page:
-    found = context.new_page()
-    found.set_default_timeout(15_000)
-    return found
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+MOST = 20_000
+"""Rows of a window, or of a reference, that are held in memory; `monitoring.columns` compares fewer."""
 BATCH = 8_192  # rows of one read
 KEYS = ("image_id", "captured_at")
 
@@ -16,7 +18,7 @@ KEYS = ("image_id", "captured_at")
 def read_choice(
     paths: Sequence[Path],
     *,
-    most: int,
+    most: int = MOST,
     keep: Callable[[pd.DataFrame], pd.Series] | None = None,
     keys: Sequence[str] = KEYS,
 ) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def frames_of(
         ClassyError: MLflow does not answer, or the champion has no reference.
     """
     rules = watching_of(recipe)
-    reference, trained = (None, None) if champion is None else _reference(settings, recipe, store, champion)
+    reference, trained = (None, None) if champion is None else _reference(settings, store, champion)
     return Frames(
         reference=reference,
         trained=trained,
@@ -70,12 +70,9 @@ def frames_of(
     )
 
 
-def _reference(
-    settings: Settings, recipe: Recipe, store: Store, champion: Champion
-) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def _reference(settings: Settings, store: Store, champion: Champion) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """The champion's reference, with the time at which each label was known, and the rows that it was fitted on."""
-    path = tracking.fetch_reference(settings, champion.run_id)
-    rows, trained = read_reference(path, most=recipe.monitoring.max_rows)
+    rows, trained = read_reference(tracking.fetch_reference(settings, champion.run_id))
     told = store.truth(as_of=champion.as_of, image_ids=rows["image_id"].tolist()).set_index("image_id")["labelled_at"]
     return rows.assign(labelled_at=pd.to_datetime(rows["image_id"].map(told), utc=True)), trained
 
@@ -92,6 +89,6 @@ def _window(settings: Settings, recipe: Recipe, champion: Champion | None, day: 
             manifest = files.need_manifest(uri, "score")
             if manifest["version"] == champion.version:
                 parts.append(files.local(uri, cache_of(settings)) / PREDICTIONS)
-    since, most = champion.as_of, recipe.monitoring.max_rows
-    rows = read_choice(parts, most=most, keep=lambda rows: rows["captured_at"] >= since)
+    since = champion.as_of
+    rows = read_choice(parts, keep=lambda rows: rows["captured_at"] >= since)
     return rows.rename(columns={"label": "predicted"})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -52,14 +53,16 @@ def trained_rows(trained: pd.DataFrame, *, since: datetime, stats: Sequence[str]
     return kept.reset_index(drop=True)
 
 
-def read_reference(path: Path, *, most: int) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """`reference.parquet` as the rows that the model was not fitted on, and those that it was; at most `most` of each.
+def read_reference(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """`reference.parquet` as the rows that the model was not fitted on, chosen by lot where they are many, and those
+    that it was, without lists. All of these, so that every sender that it was trained on is known for one.
 
     None: a reference of an older Classy, which does not tell.
     """
-    if "split" not in pq.read_schema(path).names:
-        return read_choice([path], most=most), None
-    keys = (*KEYS, "split")
-    unseen = read_choice([path], most=most, keys=keys, keep=lambda rows: rows["split"] != FITTED)
-    fitted = read_choice([path], most=most, keys=keys, keep=lambda rows: rows["split"] == FITTED)
+    schema = pq.read_schema(path)
+    if "split" not in schema.names:
+        return read_choice([path]), None
+    unseen = read_choice([path], keys=(*KEYS, "split"), keep=lambda rows: rows["split"] != FITTED)
+    plain = [field.name for field in schema if not pa.types.is_list(field.type)]
+    fitted = pd.read_parquet(path, columns=plain, filters=[("split", "==", FITTED)])
     return unseen, fitted if len(fitted) else None

@@ -23,9 +23,10 @@ open(`monitor/${DAY}/data`, found => {
   $("parts").replaceChildren(...[
     parts.decided(found),
     stack(parts.howWell(evidence), parts.labels(evidence), parts.howSure(evidence)),
-    stack(parts.affected(evidence), parts.health(evidence)),
+    stack(parts.affected(evidence)),
     parts.changed(evidence),
     stack(parts.mix(evidence)), stack(parts.diagnosis(evidence)),
+    parts.health(evidence),
   ].filter(part => part?.childElementCount));
 });
 

@@ -68,7 +68,7 @@ export function howWell(evidence) {
   const rows = [{ name: "when promoted", share: before }, { name: lately.since ? `lately, since ${shortDay(lately.since.slice(0, 10))}` : "lately", share: lately.performance?.accuracy }];
   if (since) rows.push({ name: "since the drift began", share: since.performance.accuracy, classes: "worse" });
   if (estimate) rows.push({ name: "estimate, no labels", share: estimate, classes: "guess", none: estimate.reason || "cannot be made" });
-  const windows = (cohorts?.windows ?? []).map(one => ({ name: `${shortDay(one.from.slice(0, 10))} to ${shortDay(one.until.slice(0, 10))}`, share: one }));
+  const windows = (cohorts?.windows ?? []).map(one => ({ name: [...new Set([one.from, one.until].map(day => shortDay(day.slice(0, 10))))].join(" to "), share: one }));
   return section("How well it does", "wrapped", ...measured("Accuracy", rows, before?.value),
     said([lost(since ?? lately, since ? "since the drift began" : "lately"), ...guessed(estimate)]),
     windows.length ? [el("h4", {}, `Equally old photos (labels of ${plural(cohorts.age_days, "day")})`), ...measured("Accuracy of equally old photos", windows, before?.value)] : null);
@@ -179,7 +179,7 @@ export function labels(evidence) {
   const delay = given?.delay_days;
   return section("Labels", "", said([
     `${number(labelled)} of ${plural(photos, "photo")} have a label${photos ? ` (${percent(given?.coverage ?? lately?.performance?.coverage)})` : ""}.`,
-    delay && `A label comes after ${number(delay.median)} days (median); nine of ten within ${number(delay.p90)}.`,
+    delay && `A label comes after ${plural(delay.median, "day")} (median); nine of ten within ${number(delay.p90)}.`,
     evidence.since_drift && `${plural(evidence.fresh_labels ?? 0, "label")} since the drift began.`,
     evidence.labels_known !== undefined && `${plural(evidence.labels_known, "label")} known in all.`,
     ...(given?.notes ?? []),
