@@ -27,7 +27,7 @@ from pipelines.models import judgement
 from pipelines.online.board import FileBoard
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.settings import load_settings
-from pipelines.stage.airflow_client import DONE, AirflowClient, wait_until
+from pipelines.stage.airflow_client import AirflowClient, wait_until
 from pipelines.stage.airflow_stage import AirflowStage
 from pipelines.stage.stack import Stack
 from pipelines.stage.summary import Summary, summarise
@@ -103,7 +103,7 @@ class EventfulStage(AirflowStage):
         self._wait(question.was_read, "the question", 300)
         self.asked = question.text()
         question.answer("Approve", "a start")
-        self._wait(self._quiet, "the first champion", 300)
+        self._wait(self.client.settled, "the first champion", 300)
 
     def _kill_once(self) -> bool:
         progress = self.settings.home / "runs" / FIRST / "resnet" / "progress.json"
@@ -136,7 +136,7 @@ def wait(told: Told, check: Callable[[], bool], what: str) -> None:
 
 
 def settle(told: Told, what: str) -> None:
-    wait(told, lambda: all(run["state"] in DONE for run in told.client.runs()), what)
+    wait(told, told.client.settled, what)
 
 
 def train_by_hand(told: Told, run_id: str, **form: Any) -> Question:
@@ -314,7 +314,7 @@ def test_events_that_come_twice_late_or_with_nothing_in_them_change_nothing(told
     them, so that it is asked for again although production was rolled back since. One event names no day.
 
     Of events that come within one beat of Airflow's scheduler the last ones are left lying: the next one takes them
-    along.
+    along, once all that Airflow still had in its queue is a run.
     """
     live = [str(day) for day in story_days(recipe_of(told))[recipe_of(told).story.history_days :]]
     (asked,) = [row for row in told.store.decisions("monitor") if row["action"] == "RETRAIN"]

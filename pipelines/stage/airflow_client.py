@@ -63,6 +63,17 @@ class AirflowClient:
         """All runs of Classy's DAGs, oldest first."""
         return self._pages("/dags/~/dagRuns", "dag_runs", order_by="run_after", dag_id_pattern="classy_")
 
+    def settled(self) -> bool:
+        """Whether no run is open and no event waits to become one.
+
+        An event that waits is asked for first: Airflow makes it a run and forgets it at once.
+        """
+        waiting = [
+            self.get(f"/assets/{asset['id']}/queuedEvents")["total_entries"]
+            for asset in self._pages("/assets", "assets", name_pattern="classy_")
+        ]
+        return not any(waiting) and all(run["state"] in DONE for run in self.runs())
+
     def task_instances(self) -> list[dict[str, Any]]:
         return self._pages("/dags/~/dagRuns/~/taskInstances", "task_instances")
 

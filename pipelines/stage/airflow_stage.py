@@ -41,9 +41,6 @@ class AirflowStage:
     def _wait(self, check: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
         wait_until(self.client, check, what=what, timeout_s=timeout_s, alive=self.stack.need_alive)
 
-    def _quiet(self) -> bool:
-        return all(run["state"] in DONE for run in self.client.runs())
-
     def _trigger_day(self, day: date) -> None:
         self.client.trigger(
             "classy_data", run_id=f"day-{day}", logical_date=datetime.combine(day, time.min, UTC), conf={}
@@ -52,12 +49,12 @@ class AirflowStage:
     def bring_in(self, days: list[date]) -> None:
         for day in days:
             self._trigger_day(day)
-        self._wait(self._quiet, f"gathering {days[0]} to {days[-1]}")
+        self._wait(self.client.settled, f"gathering {days[0]} to {days[-1]}")
 
     def first_champion(self, known_by: datetime) -> None:
         conf = {"as_of": known_by.isoformat(), "reason": "the first champion", "approval": False}
         self.client.trigger("classy_training", run_id=FIRST, logical_date=None, conf=conf)
-        self._wait(self._quiet, "training the first champion")
+        self._wait(self.client.settled, "training the first champion")
         if self.store.current() is None:
             verdict = self.store.decision(f"judge-{FIRST}")
             raise ClassyError(f"the first contender was not promoted: {verdict['reason'] if verdict else 'no verdict'}")
@@ -79,4 +76,4 @@ class AirflowStage:
             return False
         if decided["action"] == "RETRAIN" and self.store.decision(f"judge-{decided['run_key']}") is None:
             return False
-        return self._quiet()
+        return self.client.settled()
