@@ -144,21 +144,17 @@ def not_worse(
     gate: str = "not worse",
     metric: MetricName = "accuracy",
     frozen: bool = False,
-    won: float = 0.0,
+    traded: float = 0.0,
 ) -> Finding:
     """Not worse by more than the metric's margin.
 
     Args:
         name: of the rows.
         frozen: whether no more rows of this kind will come.
-        won: accuracy that was surely won on rows since a drift; `drift_trade` of it may be lost here.
+        traded: accuracy that may be lost here for what was won on rows since a drift, if that is more than the margin.
     """
     difference, field = found.differences[metric], MARGINS[metric]
-    margin, traded = getattr(gates, field), gates.drift_trade * won
-    allows = f"gates.{field} allows a loss of {amount(margin, metric)}"
-    if traded > margin:
-        margin = traded
-        allows = f"gates.drift_trade allows a loss of {amount(margin, metric)} for what is won since the drift began"
+    margin, allows = _allowed(field, gates, traded, metric)
     what = f"{_seen(found, metric, gates)}; {allows}"
     if difference.low > -margin:
         return Finding(gate=gate, outcome="pass", sentence=f"Not worse than {opponent} on {name}: {what}.")
@@ -177,6 +173,14 @@ def not_worse(
         outcome="unknown",
         sentence=f"Too few {name} to tell: {what}. {seen}, but only about {needed} rows in all would show it. {remedy}",
     )
+
+
+def _allowed(field: str, gates: Gates, traded: float, metric: MetricName) -> tuple[float, str]:
+    """How much may be lost, and by which field of the recipe."""
+    margin: float = getattr(gates, field)
+    if traded <= margin:
+        return margin, f"gates.{field} allows a loss of {amount(margin, metric)}"
+    return traded, f"gates.drift_trade allows a loss of {amount(traded, metric)} for what is won since the drift began"
 
 
 def no_rows(gate: str, sentence: str) -> Finding:
@@ -225,8 +229,9 @@ def seeds_agree(found: SeedSpread, gates: Gates, *, must_be_better: bool) -> Fin
 # ------------------------------------------------------------------------------------------------ slices
 
 
-def slices_hold(table: Sequence[SliceRow], gates: Gates) -> list[Finding]:
-    """No judged slice lost more than the margin.
+def slices_hold(table: Sequence[SliceRow], gates: Gates, *, traded: float = 0.0) -> list[Finding]:
+    """No judged slice lost more than the margin, or than what golden rows may lose for what was won since a drift
+    (`traded`), times its share of golden rows.
 
     A slice fails if its loss is larger and stays sure after Holm's adjustment. It is unknown if it is sure without
     the adjustment, or if its interval lies below 0: too few senders can lose too much for the test to be sure.
@@ -238,14 +243,15 @@ def slices_hold(table: Sequence[SliceRow], gates: Gates) -> list[Finding]:
     alpha = 1 - gates.confidence
     found = []
     for row in sorted(judged, key=lambda row: row.difference):
-        if row.difference >= -gates.slice_margin:
-            break
+        margin, allows = _allowed("slice_margin", gates, traded * row.golden, "accuracy")
+        if row.difference >= -margin:
+            continue
         if row.p_harm_holm is not None and row.p_harm_holm <= alpha:
-            found.append(Finding(gate="slices", outcome="fail", sentence=f"Lost on {_slice(row, judged, gates)}."))
+            found.append(Finding(gate="slices", outcome="fail", sentence=f"Lost on {_slice(row, judged)}; {allows}."))
         elif row.p_harm <= alpha or row.high < 0:
             more = max(_rows_to_see(row, len(judged), gates) - row.rows, 1)
             who = " of more senders" if row.senders < FEW_SENDERS else ""
-            sentence = f"Perhaps lost on {_slice(row, judged, gates)}. About {more} more rows of it{who} would tell."
+            sentence = f"Perhaps lost on {_slice(row, judged)}; {allows}. About {more} more rows of it{who} would tell."
             found.append(Finding(gate="slices", outcome="unknown", sentence=sentence))
     return found or [_no_slice_lost(judged, gates)]
 
@@ -268,12 +274,11 @@ def _no_slice_lost(judged: Sequence[SliceRow], gates: Gates) -> Finding:
     return Finding(gate="slices", outcome="pass", sentence=sentence)
 
 
-def _slice(row: SliceRow, judged: Sequence[SliceRow], gates: Gates) -> str:
+def _slice(row: SliceRow, judged: Sequence[SliceRow]) -> str:
     return (
         f"{row.column} {row.value}: accuracy {row.contender:.3f} against {row.opponent:.3f}, "
         f"{signed(row.difference)} ({_count(row.rows, row.senders)}; exact test over senders: p {_p(row.p_harm)}, "
-        f"adjusted for {len(judged)} slices {_p(row.p_harm_holm or 1.0)}); gates.slice_margin allows a loss of "
-        f"{points(gates.slice_margin)}"
+        f"adjusted for {len(judged)} slices {_p(row.p_harm_holm or 1.0)})"
     )
 
 

@@ -129,6 +129,15 @@ def compare(reference: Share, current: Share) -> Loss:
     return compare_alike({0: reference}, {0: current})
 
 
+def most_lost(reference: Share, current: Share) -> float | None:
+    """The most that `reference.value - current.value` may be, but for chance: its 95% upper bound from both Wilson
+    intervals (Newcombe 1998, method 10). None without rows on either side."""
+    if reference.value is None or current.value is None:
+        return None
+    up, down = reference.high - reference.value, current.value - current.low  # type: ignore[operator]
+    return reference.value - current.value + math.hypot(up, down)
+
+
 def compare_alike(reference: Mapping[int, Share], current: Mapping[int, Share]) -> Loss:
     """Is `current` worse than `reference`, stratum by stratum? What only one side has is not compared."""
     both = [(reference[key], current[key]) for key in current if key in reference]

@@ -105,10 +105,23 @@ class Evidence:
     """What trainings of the last `budget_days` cost, in the recipe's currency."""
     last_cost: float = 0.0
     """What the newest of them cost."""
+    incident_since: date | None = None
+    """The day that the open incident began with."""
+    shortfall_most: float | None = None
+    """`shortfall` is at most this, but for chance."""
 
     def __post_init__(self) -> None:
         if self.drift_since is not None and self.drift_since > self.day:
             raise ValueError(f"drift_since={self.drift_since} is after day={self.day}")
+
+    @property
+    def changed_since(self) -> date | None:
+        """The day from which on rows are of the changed world: what a contender is for, and judged on.
+
+        A champion that was trained on a few days of it drifts no more, and what came since the incident began is all
+        that can tell whether the next one is better.
+        """
+        return self.drift_since or self.incident_since
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,6 +184,14 @@ def behind(evidence: Evidence, rules: Rules) -> bool:
     return short is not None and evidence.shortfall_significant and short >= rules.regain
 
 
+def back(evidence: Evidence, rules: Rules) -> bool:
+    """Is accuracy surely back to less than `min_loss` below what it was before the incident?
+
+    That a shortfall cannot be told on few labels does not say that there is none.
+    """
+    return evidence.shortfall_most is not None and evidence.shortfall_most < rules.min_loss
+
+
 def grown(evidence: Evidence, rules: Rules) -> bool:
     """Are there so many more labels than at the incident's last retraining that another one can learn from them?"""
     start, last = evidence.labels_at_start, evidence.labels_at_retrain
@@ -207,9 +228,9 @@ def _overspent(evidence: Evidence, rules: Rules) -> str:
 def _incident(evidence: Evidence, rules: Rules) -> str | None:
     """The open incident, or a new one; None where there is none, or it has been calm for long enough."""
     if evidence.incident is not None:
-        back = evidence.calm_windows >= rules.calm and not behind(evidence, rules)
+        over = evidence.calm_windows >= rules.calm and back(evidence, rules)
         # A world that stays harder is the world by now.
-        return None if back or evidence.calm_windows >= rules.settle else evidence.incident
+        return None if over or evidence.calm_windows >= rules.settle else evidence.incident
     return f"incident-{evidence.drift_since or evidence.day}" if established(evidence, rules) else None
 
 

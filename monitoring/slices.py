@@ -48,6 +48,8 @@ class SliceRow:
     p_harm_holm: float | None
     """Adjusted for the number of judged slices; None where it is not judged."""
     judged: bool
+    golden: float = 0.0
+    """Share of its rows that are golden."""
 
 
 # ------------------------------------------------------------------------------------------------- parts
@@ -127,6 +129,7 @@ def slice_table(
         if mask.any()
     }
     adjusted = dict(zip(judged, _holm([harm[key] for key in judged]), strict=True))
+    golden = masks.get((ROWS, "golden"), np.zeros(len(ours), bool))
     table = []
     for (column, value), mask in masks.items():
         if not mask.any():
@@ -150,6 +153,7 @@ def slice_table(
                 p_harm=harm[column, value],
                 p_harm_holm=adjusted.get((column, value)),
                 judged=(column, value) in adjusted,
+                golden=float(golden[mask].mean()),
             )
         )
     return table

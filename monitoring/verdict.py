@@ -69,6 +69,7 @@ def judge(
     opponent: OpponentKind,
     fresh: Bools,
     drifted: Bools | None = None,
+    changed_days: int = 0,
     masks: Mapping[Key, Bools],
     gates: Gates,
     ratios: Sequence[Ratio] = (),
@@ -82,6 +83,7 @@ def judge(
         opponent: who the contender is compared with.
         fresh: which rows are fresh, [N]; the others are golden.
         drifted: which came since the drift began, [N]; None where no drift asked for the training.
+        changed_days: for how long there has been drift.
         masks: the slices, from `slice_masks`.
         gates: the recipe's.
         ratios, seeds, objections: see `rule`.
@@ -91,7 +93,14 @@ def judge(
     parts = {name: compare(paired.where(rows[name]), confidence=gates.confidence) for name in PARTS}
     table = slice_table(paired, masks, confidence=gates.confidence, min_rows=gates.slice_min_rows)
     ruling = rule(
-        opponent=opponent, parts=parts, slices=table, ratios=ratios, seeds=seeds, gates=gates, objections=objections
+        opponent=opponent,
+        parts=parts,
+        changed_days=changed_days,
+        slices=table,
+        ratios=ratios,
+        seeds=seeds,
+        gates=gates,
+        objections=objections,
     )
     return Judged(comparisons=parts, slices=table, ruling=ruling)
 
@@ -109,6 +118,7 @@ def rule(
     opponent: OpponentKind,
     parts: Mapping[str, Comparison | None],
     gates: Gates,
+    changed_days: int = 0,
     slices: Sequence[SliceRow] = (),
     ratios: Sequence[Ratio] = (),
     seeds: SeedSpread | None = None,
@@ -120,6 +130,7 @@ def rule(
         opponent: who the contender was compared with.
         parts: the comparison on the rows of each of `PARTS`; None, or left out, where there are none.
         gates: the recipe's.
+        changed_days: for how long there has been drift.
         slices: the table of slices; only a champion's slices can be lost.
         ratios: latency, size and cost, as far as they are known; only a champion is a measure of them.
         seeds: of the contender's candidate, on the deciding rows; None where it was fitted once.
@@ -134,9 +145,10 @@ def rule(
         findings.append(_success(deciding, name, gates, opponent, must_be_better=must_be_better))
         if seeds is not None:
             findings.append(seeds_agree(seeds, gates, must_be_better=must_be_better))
-    findings += _guardrails(opponent, parts, gates)
+    traded = _traded(parts, gates, changed_days)
+    findings += _guardrails(opponent, parts, gates, traded)
     if opponent == "champion":
-        findings += slices_hold(slices, gates) if gates.slices else []
+        findings += slices_hold(slices, gates, traded=traded) if gates.slices else []
         findings += [affordable(found, gates) for found in ratios]
     findings.append(short)
     return _conclude(findings, too_few=short.outcome == "unknown")
@@ -162,7 +174,9 @@ def _success(found: Comparison, name: str, gates: Gates, opponent: OpponentKind,
     return not_worse(found, where, gates, opponent=whom, metric=gates.metric)
 
 
-def _guardrails(opponent: OpponentKind, parts: Mapping[str, Comparison | None], gates: Gates) -> list[Finding]:
+def _guardrails(
+    opponent: OpponentKind, parts: Mapping[str, Comparison | None], gates: Gates, traded: float
+) -> list[Finding]:
     findings = []
     golden, pooled = parts.get("golden"), parts.get("pooled")
     whom = "the champion" if opponent == "champion" else "the baseline"
@@ -170,7 +184,7 @@ def _guardrails(opponent: OpponentKind, parts: Mapping[str, Comparison | None], 
         if golden is None:
             findings.append(no_rows("golden", "No golden rows: whether the contender forgot something cannot be told."))
         else:
-            kept: dict[str, Any] = {"gates": gates, "opponent": whom, "frozen": True, "won": _won(parts, gates)}
+            kept: dict[str, Any] = {"gates": gates, "opponent": whom, "frozen": True, "traded": traded}
             findings.append(not_worse(golden, "golden rows", gate="golden", **kept))
             findings.append(not_worse(golden, "golden rows", gate="macro-F1", metric="macro_f1", **kept))
         if pooled is not None:
@@ -180,12 +194,16 @@ def _guardrails(opponent: OpponentKind, parts: Mapping[str, Comparison | None], 
     return findings
 
 
-def _won(parts: Mapping[str, Comparison | None], gates: Gates) -> float:
-    """Accuracy that was surely won on rows since the drift began: golden rows are of the world before it."""
+def _traded(parts: Mapping[str, Comparison | None], gates: Gates, changed_days: int) -> float:
+    """Accuracy that may be lost on golden rows, which are of the world before a drift, for what is surely won since.
+
+    That pays if `odds * won > lost`, with the odds that a photo to come is of the changed world. After it has been
+    there on k days of k, they are k + 1 to 1 (Laplace's rule of succession).
+    """
     drifted = parts.get("drifted")
     if drifted is None or drifted.rows < gates.min_rows:
         return 0.0
-    return max(0.0, drifted.differences["accuracy"].low)
+    return gates.drift_trade * (changed_days + 1) * max(0.0, drifted.differences["accuracy"].low)
 
 
 def _conclude(findings: list[Finding], *, too_few: bool) -> Ruling:

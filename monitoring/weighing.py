@@ -6,13 +6,15 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from monitoring.days import end_of
-from monitoring.performance import Share, compare
+from monitoring.performance import Share, compare, most_lost
 from monitoring.policy import Decision, Evidence, Rules
 
 MOST_REASONS = 2
 """Columns that a decision's sentence names; the evidence has them all."""
 FORMAT = 2
 """Of what a decision keeps."""
+DATES = {"day", "drift_since", "last_retrain", "incident_since"}
+"""Fields of `Evidence` that are kept as text."""
 
 Row = Mapping[str, Any]
 """Of `decisions`."""
@@ -82,7 +84,7 @@ def stored(evidence: Evidence, rules: Rules, decision: Decision, found: Row) -> 
 def restored(kept: Mapping[str, Any]) -> tuple[Evidence, Rules]:
     """What `stored` gave."""
     given = dict(kept["evidence"])
-    for name in ("day", "drift_since", "last_retrain"):
+    for name in DATES & given.keys():
         given[name] = None if given[name] is None else date.fromisoformat(given[name])
     return Evidence(**{**given, "paged": tuple(given["paged"])}), Rules(**kept["rules"])
 
@@ -165,16 +167,21 @@ def _incident(found: Row, told: Sequence[Row], measured: Row, rules: Rules) -> d
     calm = 1 + _run([bool(one) for one in _newest(told, "calm_windows")], True) if quiet else 0
     first = (own[0].get("evidence") or {}) if own else {}
     before = first.get("before")
+    since = kept(own[0]).get("drift_since") if own else None
+    began = date.fromisoformat(since) if since else _day_of(own[0]) if own else None
     # Its own accuracy of the last days, not what it was promised: a new champion's reference is of the new world.
-    short = None
+    short, most = None, None
     if before:
-        short = compare(Share(**before), Share(**found["lately"]["performance"]["accuracy"]))
+        sides = Share(**before), Share(**found["lately"]["performance"]["accuracy"])
+        short, most = compare(*sides), most_lost(*sides)
     asked = [row for row in own if row["action"] == "RETRAIN"]
     return {
         "incident": open_,
+        "incident_since": began,
         "calm_windows": calm,
         "shortfall": short.loss if short else None,
         "shortfall_significant": bool(short and short.significant),
+        "shortfall_most": most,
         "labels_at_start": first.get("evidence", {}).get("labels_known"),
         "labels_at_retrain": kept(asked[-1]).get("labels_known") if asked else None,
     }

@@ -13,7 +13,7 @@ from monitoring.days import end_of
 from monitoring.policy import Rules
 from monitoring.policy import decide as weigh
 from monitoring.stores import Store, open_store
-from monitoring.weighing import gather, news, stored
+from monitoring.weighing import gather, news, restored, stored
 from pipelines import files
 from pipelines.errors import ClassyError
 from pipelines.models.evidence import EVIDENCE, monitor_root, read_evidence
@@ -38,7 +38,7 @@ class Decided:
     run_key: str | None
     as_of: str
     drift_from: str | None
-    """First day of the drift; None without one."""
+    """First day of the changed world: of the drift, or of the incident; None without either."""
     incident: str | None
     notify: bool
     """Whether somebody should be told: an incident opened, or got worse. True for one decision of each."""
@@ -67,7 +67,7 @@ def run(settings: Settings, recipe: Recipe, *, day: date) -> Decided:
         decision_key=key,
         run_key=recorded["run_key"],
         as_of=recorded["as_of"].isoformat(),
-        drift_from=_read(settings, day)["drift_since"],
+        drift_from=_changed_since(recorded),
         incident=recorded["incident"],
         notify=news(recorded, store.decisions("monitor")),
         page_url=monitor_url(settings, day),
@@ -95,6 +95,12 @@ def _decision(settings: Settings, recipe: Recipe, store: Store, day: date, key: 
         "as_of": end_of(day),
         "created_at": datetime.now(UTC),
     }
+
+
+def _changed_since(recorded: dict[str, Any]) -> str | None:
+    """None too for a decision of an earlier Classy, which kept no evidence."""
+    since = restored(recorded["evidence"])[0].changed_since if recorded["evidence"] else None
+    return None if since is None else str(since)
 
 
 def _read(settings: Settings, day: date) -> dict[str, Any]:

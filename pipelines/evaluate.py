@@ -15,13 +15,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from monitoring.comparison import Paired, SeedSpread, compare_seeds
+from monitoring.days import start_of
 from monitoring.gates import Finding
 from monitoring.slices import slice_masks
 from monitoring.stores import Store, open_store
@@ -122,6 +123,7 @@ def _judge(
         opponent=_kind(sides),
         fresh=given.fresh,
         drifted=given.drifted if data.meta.get("drift_from") else None,
+        changed_days=_changed_days(data),
         masks=_masks(data, given),
         gates=recipe.gates,
         # A baseline is no measure of how small, fast and cheap a network must be.
@@ -184,6 +186,14 @@ def _seeds(recipe: Recipe, given: Exam, sides: Contest, several: list[Paired]) -
         return None
     rows = [paired.where(mask) for paired in several]
     return compare_seeds(rows, confidence=recipe.gates.confidence, metric=recipe.gates.metric)
+
+
+def _changed_days(data: SnapshotData) -> int:
+    """For how long there was drift when the training asked for its rows; 0 where no drift asked for it."""
+    since = data.meta.get("drift_from")
+    if since is None:
+        return 0
+    return (datetime.fromisoformat(data.meta["as_of"]) - start_of(date.fromisoformat(since))).days
 
 
 def _kind(sides: Contest) -> OpponentKind:

@@ -244,9 +244,10 @@ class Gates(Section):
     """The same for log loss, in nats."""
     calibration_margin: float = Field(default=0.05, gt=0)
     """The same for the expected calibration error."""
-    drift_trade: float = Field(default=0.5, ge=0, le=1)
-    """Of the accuracy that a contender surely wins on rows since a drift, the share that it may lose on golden rows,
-    in accuracy and macro-F1, where that is more than the margin: golden rows are of the world before it."""
+    drift_trade: float = Field(default=1.0, ge=0, le=10)
+    """After a drift a contender may lose on golden rows, which are of the world before it, so many times what it surely
+    wins on rows since then, times the odds that a photo to come is of the changed world: k + 1 to 1 after k changed
+    days. In accuracy and macro-F1, where that is more than the margin. 0 lets nothing be traded."""
     latency_factor: float = Field(default=3.0, gt=0)
     """A contender may be at most so many times as slow as the champion."""
     size_factor: float = Field(default=3.0, gt=0)
@@ -326,15 +327,16 @@ class Policy(Section):
     """Windows with drift that establish it, of the champion's last `windows` that could be told."""
     windows: int = Field(default=3, ge=1)
     calm: int = Field(default=2, ge=1)
-    """Windows in a row without drift and without a loss after which an incident is over, if accuracy is back."""
+    """Windows in a row without drift and without a loss after which an incident is over, if accuracy is back: surely
+    less than `min_loss` below what it was before."""
     sure_loss: float = Field(default=0.001, gt=0, lt=0.5)
     """A loss this unlikely by chance establishes a change that no drift was seen of."""
     regain: float = Field(default=0.02, gt=0, lt=1)
-    """Accuracy is back when it is within this of what it was before the incident, or cannot be told from it."""
-    settle: int = Field(default=7, ge=1)
+    """While accuracy is surely below what it was before the incident, and by this much or more, more is to be won."""
+    settle: int = Field(default=14, ge=1)
     """Windows in a row that are calm after which an incident is over although accuracy is not back: the new world is
     harder."""
-    follow_up: float = Field(default=3.0, gt=1)
+    follow_up: float = Field(default=2.0, gt=1)
     """While accuracy is not back, a contender is asked for again each time the labels since the change have grown by
     this factor."""
     cooldown_days: int = Field(default=2, ge=0)

@@ -129,7 +129,8 @@ def test_an_incident_opens_is_followed_and_closes(settings: Settings, recipe: Re
     behind = {**QUIET, "champion": new, "reference_accuracy": asdict(share(430, 500)), "lately": _cohort(2610, 3000)}
     days = [decide_on(settings, recipe, offset, **behind) for offset in range(2, 6)]
     assert [one.incident for one in days] == ["incident-2026-03-10"] * 4
-    assert [one.action for one in days] == ["WATCH", "WATCH", "RETRAIN", "WATCH"], "labels have grown threefold"
+    assert [one.action for one in days] == ["WATCH", "WATCH", "RETRAIN", "WATCH"], "labels have doubled"
+    assert [one.drift_from for one in days] == ["2026-03-10"] * 4, "no drift, and rows of the new world all the same"
     assert [one.notify for one in days] == [False] * 4
     judge(store, "retrain-2026-03-14", "PROMOTE")
     back = {**behind, "lately": _cohort(2690, 3000)}

@@ -17,6 +17,7 @@ from monitoring.performance import (
     compare_alike,
     judged,
     measure,
+    most_lost,
     share,
     stratum,
 )
@@ -90,6 +91,13 @@ def test_a_gain_is_no_loss() -> None:
     assert found.loss is not None
     assert found.loss < 0
     assert not found.significant
+
+
+def test_the_most_that_may_be_lost_as_published() -> None:
+    """Newcombe 1998 (Statistics in Medicine 17:873), table II, method 10: 56/70 and 48/80 give 0.0524 to 0.3339."""
+    assert most_lost(share(56, 70), share(48, 80)) == pytest.approx(0.3339, abs=5e-5)
+    assert most_lost(share(10, 10), share(0, 20)) == pytest.approx(1.0, abs=5e-5)
+    assert most_lost(share(0, 0), share(1, 2)) is most_lost(share(1, 2), share(0, 0)) is None
 
 
 def test_nothing_is_said_without_rows() -> None:

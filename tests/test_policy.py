@@ -43,7 +43,8 @@ CALL = Evidence(
 """Evidence that calls for a contender; each test takes one thing away."""
 QUIET = replace(CALL, drift="NO DRIFT", drift_since=None, drifted_windows=0, loss=0.0, loss_significant=False, loss_p=1)
 AGAIN = replace(QUIET, incident="incident-2026-03-01", shortfall=0.08, shortfall_significant=True, calm_windows=1,
-                last_retrain=DAY - timedelta(days=6), labels_at_start=1_000, labels_at_retrain=1_300)  # fmt: skip
+                last_retrain=DAY - timedelta(days=6), labels_at_start=1_000, labels_at_retrain=1_300,
+                shortfall_most=0.11)  # fmt: skip
 """A champion of two days of a new world, when there are 3.3 times as many labels."""
 
 days_around = st.dates(DAY - timedelta(days=9), DAY + timedelta(days=9))
@@ -75,6 +76,8 @@ evidences = st.builds(
     shortfall_significant=st.booleans(),
     labels_at_start=st.none() | st.integers(0, 2_000),
     labels_at_retrain=st.none() | st.integers(0, 5_000),
+    incident_since=st.none() | st.dates(DAY - timedelta(days=9), DAY),
+    shortfall_most=st.none() | st.floats(-1, 1),
     estimated_loss=st.none() | st.floats(-1, 1),
     estimated_loss_low=st.none() | st.floats(-1, 1),
     spent=st.floats(0, 99),
@@ -166,19 +169,30 @@ def test_a_champion_that_knows_little_of_a_new_world_is_followed_up_when_labels_
     assert decision.action == "RETRAIN"
     assert "8.0 points below what it was before incident-2026-03-01" in decision.reason
     assert decision.incident == "incident-2026-03-01"
-    early = decide(replace(AGAIN, labels_known=1_899), RULES)
+    early = decide(replace(AGAIN, labels_known=1_599), RULES)
     assert early.action == "WATCH"
-    assert "not yet grown 3 times since the retraining of 2026-03-04" in early.reason
-    assert decide(replace(AGAIN, labels_known=1_900), RULES).action == "RETRAIN"
+    assert "not yet grown 2 times since the retraining of 2026-03-04" in early.reason
+    assert decide(replace(AGAIN, labels_known=1_600), RULES).action == "RETRAIN"
+
+
+def test_a_contender_is_judged_since_the_drift_or_since_its_incident_began() -> None:
+    began = date(2026, 3, 1)
+    assert replace(AGAIN, drift_since=None, incident_since=began).changed_since == began
+    assert replace(CALL, incident_since=began).changed_since == CALL.drift_since, "what is newer"
+    assert QUIET.changed_since is None
 
 
 def test_an_incident_is_over_when_it_is_calm_and_accuracy_is_back() -> None:
     calm = replace(AGAIN, calm_windows=2)
     assert decide(calm, RULES).incident == AGAIN.incident, "accuracy is not back"
-    assert decide(replace(calm, shortfall=0.01), RULES).incident is None
-    assert decide(replace(calm, shortfall_significant=False), RULES).incident is None
-    assert decide(replace(AGAIN, shortfall=0.01), RULES).incident == AGAIN.incident, "one calm window"
-    assert decide(replace(AGAIN, calm_windows=7), RULES).incident is None, "a harder world is the world by now"
+    assert decide(replace(calm, shortfall=0.01, shortfall_most=0.04), RULES).incident is None
+    few = replace(calm, shortfall=0.01, shortfall_significant=False, shortfall_most=0.07)
+    assert decide(few, RULES).incident == AGAIN.incident, "few labels do not show that it is back"
+    assert decide(few, RULES).action == "WATCH"
+    none = replace(calm, shortfall=None, shortfall_significant=False, shortfall_most=None)
+    assert decide(none, RULES).incident == AGAIN.incident
+    assert decide(replace(AGAIN, shortfall_most=0.04), RULES).incident == AGAIN.incident, "one calm window"
+    assert decide(replace(AGAIN, calm_windows=14), RULES).incident is None, "a harder world is the world by now"
 
 
 def test_a_promotion_that_costs_accuracy_in_an_unchanged_world_is_taken_back() -> None:

@@ -156,7 +156,7 @@ def test_a_gain_on_fresh_rows_does_not_hide_a_loss_on_golden_ones() -> None:
     assert ruling.reasons[0].startswith("Worse than the champion on golden rows: accuracy")
 
 
-def test_half_of_what_is_surely_won_since_a_drift_may_be_lost_on_golden_rows() -> None:
+def test_what_is_surely_won_since_a_drift_may_be_lost_on_golden_rows_the_more_the_longer_it_lasts() -> None:
     golden = world(1, rows=1000, senders=60, contender=0.80, opponent=0.92)
     fresh, since = good()[1], world(2, rows=200, contender=0.9, opponent=0.2)
     won = compare(since, confidence=0.95)
@@ -167,6 +167,10 @@ def test_half_of_what_is_surely_won_since_a_drift_may_be_lost_on_golden_rows() -
     assert "gates.drift_trade allows a loss of" in by_gate(traded)["golden"].sentence
     kept = ruled(golden, fresh, gates=GATES.model_copy(update={"drift_trade": 0.0}), parts={"drifted": won})
     assert by_gate(kept)["golden"].outcome == "fail"
+    far = world(1, rows=1000, senders=60, contender=0.10, opponent=0.92)
+    for days, outcome in ((0, "fail"), (1, "pass")):
+        lasting = ruled(far, fresh, parts={"drifted": won}, changed_days=days)
+        assert by_gate(lasting)["golden"].outcome == outcome, "the odds of the changed world are days + 1"
     small = compare(since.where(np.arange(200) < 20), confidence=0.95)
     assert by_gate(ruled(golden, fresh, parts={"drifted": small}))["golden"].outcome == "fail", "20 rows decide nothing"
 
@@ -311,6 +315,19 @@ def test_a_slice_is_lost_if_more_than_the_margin_is_lost_for_sure(
     off = GATES.model_copy(update={"slices": False})
     assert ruled(*good(), slices=table, gates=off).verdict == "PROMOTE"
     assert ruled(*good(), slices=table, opponent="baseline").verdict == "PROMOTE"
+
+
+def test_a_slice_of_golden_rows_may_lose_what_golden_rows_may_lose_after_a_drift() -> None:
+    golden = world(1, rows=1000, senders=60, contender=0.80, opponent=0.92)
+    won = compare(world(2, rows=200, contender=0.9, opponent=0.2), confidence=0.95)
+
+    def found(share: float, **more: object) -> Finding:
+        return by_gate(ruled(golden, good()[1], slices=[row(golden=share)], **more))["slices"]
+
+    assert found(1.0, parts={"drifted": won}).outcome == "pass"
+    assert found(0.0, parts={"drifted": won}).outcome == "fail", "rows of the changed world are kept by the margin"
+    assert found(1.0).outcome == "fail", "nothing was won"
+    assert "gates.slice_margin allows a loss of 10 points" in found(1.0).sentence
 
 
 def test_no_lost_slice_says_what_could_have_been_seen() -> None:

@@ -160,9 +160,8 @@ class _Loop:
         kept = stored(evidence, self.policy, decision, found)
         key = f"{decision.action.lower()}-{day}" if decision.action in ("RETRAIN", "ROLLBACK") else None
         self._row("monitor", day, decision.action, key, incident=decision.incident, evidence=kept)
-        since = found["drift_since"]
         if decision.action == "RETRAIN":
-            self._retrain(day, None if since is None else date.fromisoformat(since))
+            self._retrain(day, evidence.changed_since)
         if decision.action == "ROLLBACK":
             self._roll_back()
 

@@ -152,8 +152,15 @@ class Trainer:
             numbers={"brightness": rows.stats[:, STATS.index("brightness")]},
             new_senders=self.world.defaulted[where],
         )
-        gates = self.world.recipe.gates
-        return judge(paired, opponent="champion", fresh=fresh, drifted=drifted, masks=masks, gates=gates).ruling.verdict
+        return judge(
+            paired,
+            opponent="champion",
+            fresh=fresh,
+            drifted=drifted,
+            changed_days=0 if drift_from is None else (as_of - start_of(drift_from)).days,
+            masks=masks,
+            gates=self.world.recipe.gates,
+        ).ruling.verdict
 
     def of_day(self, number: int) -> NDArray[np.int64]:
         """Positions of the photos of a day."""

@@ -40,11 +40,11 @@ class Change:
 
 def changes_of(recipe: Recipe) -> tuple[Change, ...]:
     """The changes that a recipe's worlds are played with."""
-    looks: dict[str, list[Look]] = {
-        "digits": [("rotated", 30.0), ("rotated", 60.0), ("darker", 0.6), ("blurred", 1.2), ("inverted", 1.0)],
-    }
-    sudden = looks.get(recipe.name, [("darker", 0.5), ("darker", 0.75), ("inverted", 1.0), ("rotated", 90.0)])
-    slow = [("rotated", 60.0)] if recipe.name == "digits" else [("darker", 0.75)]
+    sudden: list[Look] = [("darker", 0.5), ("darker", 0.75), ("inverted", 1.0), ("rotated", 90.0)]
+    slow: list[Look] = [("darker", 0.75)]
+    if recipe.source.kind == "digits":
+        sudden = [("rotated", 30.0), ("rotated", 60.0), ("darker", 0.6), ("blurred", 1.2), ("inverted", 1.0)]
+        slow = [("rotated", 60.0)]
     return (
         Change(kind="quiet", name="nothing"),
         *(Change(kind="sudden", name=f"{kind} {amount:g}", looks=((kind, amount),)) for kind, amount in sudden),
