@@ -119,9 +119,13 @@ class Evidence:
         """The day from which on rows are of the changed world: what a contender is for, and judged on.
 
         A champion that was trained on a few days of it drifts no more, and what came since the incident began is all
-        that can tell whether the next one is better.
+        that can tell whether the next one is better. Drift that is younger than the incident is a change of its own
+        only to a champion that was trained within it.
         """
-        return self.drift_since or self.incident_since
+        if self.drift_since is None or self.incident_since is None:
+            return self.drift_since or self.incident_since
+        older = self.champion_age > (self.day - self.incident_since).days
+        return min(self.drift_since, self.incident_since) if older else self.drift_since
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -178,7 +178,9 @@ def test_a_champion_that_knows_little_of_a_new_world_is_followed_up_when_labels_
 def test_a_contender_is_judged_since_the_drift_or_since_its_incident_began() -> None:
     began = date(2026, 3, 1)
     assert replace(AGAIN, drift_since=None, incident_since=began).changed_since == began
-    assert replace(CALL, incident_since=began).changed_since == CALL.drift_since, "what is newer"
+    within = replace(CALL, incident_since=began, champion_age=3)
+    assert within.changed_since == CALL.drift_since, "it has learned what the incident began with"
+    assert replace(within, champion_age=30).changed_since == began, "it was lost before it was seen to drift"
     assert QUIET.changed_since is None
 
 
