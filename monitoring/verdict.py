@@ -203,7 +203,8 @@ def _traded(parts: Mapping[str, Comparison | None], gates: Gates, changed_days: 
     drifted = parts.get("drifted")
     if drifted is None or drifted.rows < gates.min_rows:
         return 0.0
-    return gates.drift_trade * (changed_days + 1) * max(0.0, drifted.differences["accuracy"].low)
+    won = max(0.0, drifted.differences["accuracy"].low)
+    return min(1.0, gates.drift_trade * (changed_days + 1) * won)
 
 
 def _conclude(findings: list[Finding], *, too_few: bool) -> Ruling:

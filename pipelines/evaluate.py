@@ -15,14 +15,13 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from monitoring.comparison import Paired, SeedSpread, compare_seeds
-from monitoring.days import start_of
 from monitoring.gates import Finding
 from monitoring.slices import slice_masks
 from monitoring.stores import Store, open_store
@@ -193,7 +192,8 @@ def _changed_days(data: SnapshotData) -> int:
     since = data.meta.get("drift_from")
     if since is None:
         return 0
-    return (datetime.fromisoformat(data.meta["as_of"]) - start_of(date.fromisoformat(since))).days
+    began = datetime.fromisoformat(since).replace(tzinfo=UTC)
+    return (datetime.fromisoformat(data.meta["as_of"]) - began).days
 
 
 def _kind(sides: Contest) -> OpponentKind:

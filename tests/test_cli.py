@@ -30,7 +30,7 @@ def test_every_step_is_a_command_that_explains_itself() -> None:
 def test_a_wrong_recipe_is_one_message_and_no_traceback(tmp_path: Path) -> None:
     done = classy("gather", "--day", "2026-03-01", "--recipe", "clothng", home=tmp_path)
     assert done.returncode == 1
-    assert "clothng.toml: no such file. Recipes here: clothing, digits" in done.stderr
+    assert "clothng.toml: no such file. Recipes here: clothing, clothing-month, digits" in done.stderr
     assert "Traceback" not in done.stderr
 
 

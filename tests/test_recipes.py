@@ -172,7 +172,9 @@ def test_a_candidate_with_several_seeds_is_fitted_several_times(tmp_path: Path) 
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ClassyError, match=r"no such file. Recipes here: clothing, digits, starter"):
+    with pytest.raises(
+        ClassyError, match=r"no such file. Recipes here: clothing, clothing-month, digits, digits-month, starter"
+    ):
         load_recipe("digit")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ClassyError, match="cannot be read"):

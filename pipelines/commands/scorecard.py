@@ -13,12 +13,13 @@ from pipelines.recipe import load_recipe
 from pipelines.settings import load_settings
 
 app = typer.Typer()
-COLUMNS = ("change", "worlds", "cost", "seen", "back", "gap", "daily", "time", "fits", "held", "false", "est")
+COLUMNS = ("change", "worlds", "cost", "seen", "back", "short", "gap", "daily", "time", "fits", "held", "false", "est")
 LEGEND = (
-    "cost, gap: points of accuracy, of the change and below the oracle at the end. seen: drift found within 2 days. "
-    "back: days until accuracy is the oracle's. daily, time: of what a retraining every day regains and takes. "
-    "fits, held: trainings and refused contenders a world. false: retrainings by 100 quiet windows. "
-    "est: points by which accuracy estimated without labels is off, or too high on days that lost"
+    "cost: points of accuracy that the change takes. seen: drift found within 2 days. back: days until accuracy is what"
+    " it was, or the oracle's. short, gap: points below what it was, and below the oracle, at the end. daily, time: of "
+    "what a retraining every day regains and takes. fits, held: trainings and refused contenders a world. false: "
+    "retrainings by 100 quiet windows. est: points by which accuracy estimated without labels is off, or too high on "
+    "days that lost"
 )
 """COLUMNS are for people; `--json` has kinds and intervals too."""
 
@@ -99,6 +100,7 @@ def _told(line: dict[str, Any]) -> dict[str, Any]:
         "cost": points("cost"),
         "seen": share("detected_within_2"),
         "back": "" if line["recovery_delay"] is None else f"{line['recovery_delay']:g}",
+        "short": points("short_of_before"),
         "gap": points("recovery_gap"),
         "daily": share("regained_vs_daily"),
         "time": share("minutes_vs_daily"),

@@ -14,7 +14,8 @@ COSTLY = 0.05
 LAST_DAYS = 3
 """The recovery gap is taken over so many days at a world's end."""
 SETTLED = 0.02
-"""A world has recovered on the first day that is within this of the oracle, or better, and stays so on the average."""
+"""A world has recovered on the first day from which on, on the average, accuracy is within this of what it was before
+the change, or of the oracle's where that is less."""
 DRAWS = 400
 
 
@@ -48,6 +49,8 @@ class Line:
     """Mean accuracy below the hindsight oracle, over the days after the change's first."""
     recovery_gap: Figure
     """The same over the last days."""
+    short_of_before: Figure
+    """Mean accuracy before the change minus that over the last days."""
     regained_vs_daily: Figure
     """Of the accuracy that a retraining every day regains over never retraining, the share that ours regains."""
     minutes_vs_daily: Figure
@@ -105,6 +108,7 @@ def _line(recipe: str, kind: str, change: str, worlds: Sequence[Played]) -> Line
         recovery_delay=float(median(recoveries)) if changed else None,
         lost_to_oracle=figure(worlds, _mean(_lost)) if changed else nothing(),
         recovery_gap=figure(worlds, recovery_gap) if changed else nothing(),
+        short_of_before=figure(worlds, _mean(_short)) if changed else nothing(),
         regained_vs_daily=figure(worlds, regained_vs_daily) if changed else nothing(),
         minutes_vs_daily=figure(worlds, minutes_vs_daily) if changed else nothing(),
         retrains=fmean(len(world.retrains) for world in worlds),
@@ -193,9 +197,7 @@ def _quiet(worlds: Sequence[Played]) -> list[Day]:
 
 def _losing(world: Played) -> list[Day]:
     """Days since the change that are COSTLY or more below those before it."""
-    quiet = [day.ours for day in _quiet([world])]
-    before = fmean(quiet) if quiet else 0.0
-    return [day for day in world.days if day.since_change >= 0 and day.ours <= before - COSTLY]
+    return [day for day in world.days if day.since_change >= 0 and day.ours <= _before(world) - COSTLY]
 
 
 def _after(world: Played) -> list[Day]:
@@ -217,10 +219,23 @@ def _lost(world: Played) -> float | None:
     return fmean(day.oracle - day.ours for day in days if day.oracle is not None) if days else None
 
 
+def _before(world: Played) -> float:
+    """Mean accuracy on the days before the change; 1 where there was none."""
+    quiet = [day.ours for day in _quiet([world])]
+    return fmean(quiet) if quiet else 1.0
+
+
+def _short(world: Played) -> float | None:
+    days = _after(world)[-LAST_DAYS:]
+    return _before(world) - fmean(day.ours for day in days) if days else None
+
+
 def _recovery(world: Played) -> int:
-    days = _after(world)
+    days, before = _after(world), _before(world)
     for number, day in enumerate(days):
-        if fmean(later.oracle - later.ours for later in days[number:] if later.oracle is not None) <= SETTLED:
+        left = days[number:]
+        could = fmean(later.oracle for later in left if later.oracle is not None)
+        if fmean(later.ours for later in left) >= min(before, could) - SETTLED:
             return day.since_change
     return len(days) + 1
 
