@@ -1,6 +1,6 @@
 """How often unchanged windows are called drift: ours, as recipes decide, and Evidently's defaults on the same windows.
 
-    python -m benchmarks.bench_alarms [--recipe digits] [--worlds 1000] [--processes 2]
+    python -m benchmarks.bench_alarms [--recipe digits-month] [--worlds 1000] [--processes 2]
 
 Worlds are the scorecard's quiet ones: a first champion is fitted, and windows are drawn from the days after. The
 nominal rate is set to 5% a window and no least effect is asked for, so that the test's own rate shows; beside it stands
@@ -213,7 +213,7 @@ def rows_of(recipe: str, found: list[Told]) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="digits")
+    parser.add_argument("--recipe", default="digits-month")
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="seed of the first world")
     parser.add_argument("--peers", type=int, default=100, help="worlds whose windows Evidently is shown too")

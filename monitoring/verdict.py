@@ -160,10 +160,16 @@ def deciding_rows(
     """The part that the success metric is asked of, and what it is called in a sentence."""
     if opponent != "champion":
         return parts.get("pooled"), "test rows"
-    drifted = parts.get("drifted")
-    if drifted is not None and drifted.rows >= gates.min_rows:
+    drifted = _decisive(parts, gates)
+    if drifted is not None:
         return drifted, "fresh rows since the drift began"
     return parts.get("fresh"), "fresh rows"
+
+
+def _decisive(parts: Mapping[str, Comparison | None], gates: Gates) -> Comparison | None:
+    """The comparison on rows since a drift began, if there are enough of them."""
+    drifted = parts.get("drifted")
+    return drifted if drifted is not None and drifted.rows >= gates.min_rows else None
 
 
 def _success(found: Comparison, name: str, gates: Gates, opponent: OpponentKind, *, must_be_better: bool) -> Finding:
@@ -178,8 +184,12 @@ def _guardrails(
     opponent: OpponentKind, parts: Mapping[str, Comparison | None], gates: Gates, traded: float
 ) -> list[Finding]:
     findings = []
-    golden, pooled = parts.get("golden"), parts.get("pooled")
+    golden, sure, name = parts.get("golden"), parts.get("pooled"), "all rows"
     whom = "the champion" if opponent == "champion" else "the baseline"
+    since = _decisive(parts, gates) if opponent == "champion" else None
+    if since is not None:
+        # On rows of two worlds together a champion that is too sure in the one looks calibrated.
+        sure, name = since, "rows since the drift began"
     if opponent == "champion":
         if golden is None:
             findings.append(no_rows("golden", "No golden rows: whether the contender forgot something cannot be told."))
@@ -187,10 +197,10 @@ def _guardrails(
             kept: dict[str, Any] = {"gates": gates, "opponent": whom, "frozen": True, "traded": traded}
             findings.append(not_worse(golden, "golden rows", gate="golden", **kept))
             findings.append(not_worse(golden, "golden rows", gate="macro-F1", metric="macro_f1", **kept))
-        if pooled is not None:
-            findings.append(not_worse(pooled, "all rows", gates, opponent=whom, gate="log loss", metric="log_loss"))
-    if opponent != "guess" and pooled is not None:
-        findings.append(not_worse(pooled, "all rows", gates, opponent=whom, gate="calibration", metric="ece"))
+        if sure is not None:
+            findings.append(not_worse(sure, name, gates, opponent=whom, gate="log loss", metric="log_loss"))
+    if opponent != "guess" and sure is not None:
+        findings.append(not_worse(sure, name, gates, opponent=whom, gate="calibration", metric="ece"))
     return findings
 
 
@@ -200,8 +210,8 @@ def _traded(parts: Mapping[str, Comparison | None], gates: Gates, changed_days: 
     That pays if `odds * won > lost`, with the odds that a photo to come is of the changed world. After it has been
     there on k days of k, they are k + 1 to 1 (Laplace's rule of succession).
     """
-    drifted = parts.get("drifted")
-    if drifted is None or drifted.rows < gates.min_rows:
+    drifted = _decisive(parts, gates)
+    if drifted is None:
         return 0.0
     won = max(0.0, drifted.differences["accuracy"].low)
     return min(1.0, gates.drift_trade * (changed_days + 1) * won)

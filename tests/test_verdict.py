@@ -175,6 +175,21 @@ def test_what_is_surely_won_since_a_drift_may_be_lost_on_golden_rows_the_more_th
     assert by_gate(ruled(golden, fresh, parts={"drifted": small}))["golden"].outcome == "fail", "20 rows decide nothing"
 
 
+def test_after_a_drift_calibration_and_log_loss_are_of_rows_since_then() -> None:
+    golden, fresh = good()
+    since = world(2, rows=200, contender=0.9, opponent=0.2)
+    boasts = world(2, rows=200, contender=0.2, opponent=0.9)
+    strict = GATES.model_copy(update={"calibration_margin": 0.05, "log_loss_margin": 0.05})
+    found = by_gate(ruled(golden, fresh, gates=strict, parts={"drifted": compare(since, confidence=0.95)}))
+    for gate in ("calibration", "log loss"):
+        assert found[gate].outcome == "pass"
+        assert "on rows since the drift began" in found[gate].sentence
+    worse = by_gate(ruled(golden, fresh, gates=strict, parts={"drifted": compare(boasts, confidence=0.95)}))
+    assert worse["calibration"].outcome == worse["log loss"].outcome == "fail"
+    few = compare(since.where(np.arange(200) < 20), confidence=0.95)
+    assert "on all rows" in by_gate(ruled(golden, fresh, parts={"drifted": few}))["log loss"].sentence
+
+
 def test_golden_rows_too_few_to_tell_are_insufficient_and_not_held_against_it() -> None:
     rows = np.arange(60)
     same_score = planned((rows < 6) | (rows >= 12), rows >= 6, rows % 20)
