@@ -175,6 +175,18 @@ def not_worse(
     )
 
 
+def outweighed(calibration: Finding, found: Comparison, gates: Gates) -> Finding:
+    """A finding on calibration that does not pass, unless log loss is surely better on the same rows.
+
+    Log loss is a proper score: it is calibration and how well the classes are told apart, together (Murphy 1973). What
+    a contender surely wins in it after a drift is not held back because some dozens of rows cannot show the one part.
+    """
+    if calibration.outcome == "pass" or found.differences["log_loss"].low <= 0:
+        return calibration
+    sentence = f"Calibration is outweighed: {_seen(found, 'log_loss', gates)}. By itself: {calibration.sentence}"
+    return Finding(gate=calibration.gate, outcome="pass", sentence=sentence)
+
+
 def _allowed(field: str, gates: Gates, traded: float, metric: MetricName) -> tuple[float, str]:
     """How much may be lost, and by which field of the recipe."""
     margin: float = getattr(gates, field)

@@ -30,6 +30,7 @@ from monitoring.gates import (
     enough,
     no_rows,
     not_worse,
+    outweighed,
     seeds_agree,
     slices_hold,
 )
@@ -200,7 +201,8 @@ def _guardrails(
         if sure is not None:
             findings.append(not_worse(sure, name, gates, opponent=whom, gate="log loss", metric="log_loss"))
     if opponent != "guess" and sure is not None:
-        findings.append(not_worse(sure, name, gates, opponent=whom, gate="calibration", metric="ece"))
+        own = not_worse(sure, name, gates, opponent=whom, gate="calibration", metric="ece")
+        findings.append(outweighed(own, since, gates) if since else own)
     return findings
 
 

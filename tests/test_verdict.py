@@ -186,6 +186,14 @@ def test_after_a_drift_calibration_and_log_loss_are_of_rows_since_then() -> None
         assert "on rows since the drift began" in found[gate].sentence
     worse = by_gate(ruled(golden, fresh, gates=strict, parts={"drifted": compare(boasts, confidence=0.95)}))
     assert worse["calibration"].outcome == worse["log loss"].outcome == "fail"
+    hesitant = planned(np.arange(200) < 150, np.arange(200) < 40, np.arange(200) % 20)
+    given = compare(hesitant, confidence=0.95)
+    assert given is not None
+    for better, outcome in ((0.1, "pass"), (-0.1, "unknown")):
+        unsure = _with(_with(given, "ece", 0.0, -0.2), "log_loss", better, better)
+        ruling = by_gate(ruled(golden, fresh, gates=strict, parts={"drifted": unsure}))
+        assert ruling["calibration"].outcome == outcome
+        assert ruling["calibration"].sentence.startswith("Calibration is outweighed: log loss") == (better > 0)
     few = compare(since.where(np.arange(200) < 20), confidence=0.95)
     assert "on all rows" in by_gate(ruled(golden, fresh, parts={"drifted": few}))["log loss"].sentence
 
