@@ -265,10 +265,10 @@ def slices_hold(table: Sequence[SliceRow], gates: Gates, *, traded: float = 0.0)
             who = " of more senders" if row.senders < FEW_SENDERS else ""
             sentence = f"Perhaps lost on {_slice(row, judged)}; {allows}. About {more} more rows of it{who} would tell."
             found.append(Finding(gate="slices", outcome="unknown", sentence=sentence))
-    return found or [_no_slice_lost(judged, gates)]
+    return found or [_no_slice_lost(judged, gates, traded)]
 
 
-def _no_slice_lost(judged: Sequence[SliceRow], gates: Gates) -> Finding:
+def _no_slice_lost(judged: Sequence[SliceRow], gates: Gates, traded: float) -> Finding:
     worst = min(judged, key=lambda row: row.difference)
     sights = {row.column + " " + row.value: (_smallest_loss(row, len(judged), gates), row.rows) for row in judged}
     sharpest, dullest = min(sights.values()), max(sights.values())
@@ -277,11 +277,12 @@ def _no_slice_lost(judged: Sequence[SliceRow], gates: Gates) -> Finding:
         if worst.difference < 0
         else "on none of them was anything lost"
     )
+    golden = f", and gates.drift_trade one of {points(traded)} where all rows are golden" if traded > 0 else ""
     sentence = (
         f"No slice is lost: of {len(judged)} judged (those of {gates.slice_min_rows} rows or more), {seen}; "
-        f"gates.slice_margin allows {points(gates.slice_margin)}. Four times in five a loss of {points(sharpest[0])} "
-        f"would be found on the best measured of them ({sharpest[1]} rows), one of {points(dullest[0])} on the worst "
-        f"measured ({dullest[1]} rows)."
+        f"gates.slice_margin allows {points(gates.slice_margin)}{golden}. Four times in five a loss of "
+        f"{points(sharpest[0])} would be found on the best measured of them ({sharpest[1]} rows), one of "
+        f"{points(dullest[0])} on the worst measured ({dullest[1]} rows)."
     )
     return Finding(gate="slices", outcome="pass", sentence=sentence)
 

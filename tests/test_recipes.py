@@ -171,6 +171,18 @@ def test_a_candidate_with_several_seeds_is_fitted_several_times(tmp_path: Path) 
             recipe.candidate(typo)
 
 
+@pytest.mark.parametrize(
+    ("name", "differs"),
+    [("digits", {"name", "source", "replay"}), ("clothing", {"name", "replay", "scenarios", "candidates", "story"})],
+)
+def test_a_month_is_its_recipe_but_for_its_length(
+    name: str, differs: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLASSY_CLOTHING", "/photos")
+    short, month = (load_recipe(one).model_dump() for one in (name, f"{name}-month"))
+    assert {field for field in short if short[field] != month[field]} == differs
+
+
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(
         ClassyError, match=r"no such file. Recipes here: clothing, clothing-month, digits, digits-month, starter"

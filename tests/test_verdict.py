@@ -1,5 +1,6 @@
 """From comparisons to a verdict: which gate decides, and what it says."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -347,7 +348,10 @@ def test_a_slice_of_golden_rows_may_lose_what_golden_rows_may_lose_after_a_drift
     def found(share: float, **more: object) -> Finding:
         return by_gate(ruled(golden, good()[1], slices=[row(golden=share)], **more))["slices"]
 
-    assert found(1.0, parts={"drifted": won}).outcome == "pass"
+    passed = found(1.0, parts={"drifted": won})
+    assert passed.outcome == "pass"
+    assert "the largest loss seen is 20 points" in passed.sentence
+    assert re.search(r"gates.drift_trade one of \d+\S* points where all rows are golden", passed.sentence)
     assert found(0.0, parts={"drifted": won}).outcome == "fail", "rows of the changed world are kept by the margin"
     assert found(1.0).outcome == "fail", "nothing was won"
     assert "gates.slice_margin allows a loss of 10 points" in found(1.0).sentence
