@@ -101,7 +101,8 @@ def _out_of_fold(pictures: Floats, embedding: Floats, is_window: np.ndarray, gro
     for fit, judged in folds.split(pictures, is_window, groups):
         parts = [pictures]
         if embedding.shape[1]:
-            axes = PCA(min(COMPONENTS, *embedding[fit].shape), svd_solver="full").fit(embedding[fit])
+            # By eigenvalues of the covariance: LAPACK's SVD gives up on some embeddings ("did not converge").
+            axes = PCA(min(COMPONENTS, *embedding[fit].shape), svd_solver="covariance_eigh").fit(embedding[fit])
             parts.append(axes.transform(embedding))
         features = np.concatenate(parts, axis=1)
         model = make_pipeline(
