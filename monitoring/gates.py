@@ -1,8 +1,7 @@
 """The gates a contender goes through: each looks at one thing and says pass, fail or unknown, in a sentence.
 
-"Unknown" means that nothing speaks against the contender (what was seen is a loss of less than half the
-margin, or none) and that the rows are too few to rule out a larger one. Then the sentence says how many more
-rows would tell.
+"Unknown" means that the rows can tell neither: what was seen is no loss, or one that is allowed, and they are too few
+to rule out a larger one. Then the sentence says how many more rows would tell.
 """
 
 import math
@@ -12,7 +11,7 @@ from typing import Literal, Protocol
 
 from scipy import stats
 
-from monitoring.comparison import POWER, Comparison, MetricName, SeedSpread, spread
+from monitoring.comparison import POWER, Comparison, Difference, MetricName, SeedSpread, spread
 from monitoring.slices import SliceRow
 
 Outcome = Literal["pass", "fail", "unknown"]
@@ -27,6 +26,8 @@ class Gates(Protocol):
     def metric(self) -> Literal["accuracy", "macro_f1", "log_loss"]: ...
     @property
     def require(self) -> Literal["better", "not_worse"]: ...
+    @property
+    def after_drift(self) -> Literal["better", "not_worse"]: ...
     @property
     def margin(self) -> float: ...
     @property
@@ -51,6 +52,24 @@ class Gates(Protocol):
     def slice_margin(self) -> float: ...
     @property
     def slice_min_rows(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mix:
+    """The photos to come, after a drift: `odds` to 1 they are like those since it began, else like the golden ones."""
+
+    since: Comparison
+    """On rows since the drift began."""
+    odds: float
+
+    def with_golden(self, golden: Comparison, metric: MetricName) -> Difference:
+        """The difference on both kinds of rows, weighted by how often they will come, as if they were independent."""
+        weights = self.odds / (self.odds + 1), 1 / (self.odds + 1)
+        sides = [found.differences[metric] for found in (self.since, golden)]
+        gain = sum(weight * side.gain for weight, side in zip(weights, sides, strict=True))
+        low = gain - math.hypot(*(w * (side.gain - side.low) for w, side in zip(weights, sides, strict=True)))
+        high = gain + math.hypot(*(w * (side.high - side.gain) for w, side in zip(weights, sides, strict=True)))
+        return Difference(gain=gain, low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +129,10 @@ def _power(found: Comparison, gates: Gates) -> str:
 
 
 def better(found: Comparison, name: str, gates: Gates) -> Finding:
-    """Better in the success metric: the bound is above 0, and for accuracy the exact test agrees."""
+    """Better in the success metric: the bound is above 0, and for accuracy the exact test agrees.
+
+    Unknown while a gain of the metric's margin is not ruled out; a smaller one is not worth waiting for.
+    """
     difference, by_accuracy = found.differences[gates.metric], gates.metric == "accuracy"
     sure = difference.low > 0 and (not by_accuracy or found.p_value <= 1 - gates.confidence)
     exact = (
@@ -123,13 +145,16 @@ def better(found: Comparison, name: str, gates: Gates) -> Finding:
     if sure:
         return Finding(gate="better", outcome="pass", sentence=f"Better on {name}: {what}.")
     asked = f"a bound above 0{f' and p at most {1 - gates.confidence:.2g}' if by_accuracy else ''}"
-    more = ""
+    seen = f"Not shown to be better on {name}: {what}. Asked: {asked}."
     if difference.gain > 0:
         needed = max(found.rows_to_show(difference.gain, gates.confidence, gates.metric), found.rows + 1)
-        more = f" If the gain is what it seems, about {needed - found.rows} more such rows would show it."
-    return Finding(
-        gate="better", outcome="fail", sentence=f"Not shown to be better on {name}: {what}. Asked: {asked}.{more}"
-    )
+        seen += f" If the gain is what it seems, about {needed - found.rows} more such rows would show it."
+    field = MARGINS[gates.metric]
+    matters: float = getattr(gates, field)
+    if difference.high < matters:
+        return Finding(gate="better", outcome="fail", sentence=seen)
+    open_ = f" The rows do not rule out a gain of {amount(matters, gates.metric)} (gates.{field})."
+    return Finding(gate="better", outcome="unknown", sentence=seen + open_)
 
 
 # ------------------------------------------------------------------------------------------- guardrails
@@ -144,21 +169,19 @@ def not_worse(
     gate: str = "not worse",
     metric: MetricName = "accuracy",
     frozen: bool = False,
-    traded: float = 0.0,
 ) -> Finding:
     """Not worse by more than the metric's margin.
 
     Args:
         name: of the rows.
         frozen: whether no more rows of this kind will come.
-        traded: accuracy that may be lost here for what was won on rows since a drift, if that is more than the margin.
     """
     difference, field = found.differences[metric], MARGINS[metric]
-    margin, allows = _allowed(field, gates, traded, metric)
-    what = f"{_seen(found, metric, gates)}; {allows}"
+    margin: float = getattr(gates, field)
+    what = f"{_seen(found, metric, gates)}; {_allows(margin, field, metric)}"
     if difference.low > -margin:
         return Finding(gate=gate, outcome="pass", sentence=f"Not worse than {opponent} on {name}: {what}.")
-    if difference.gain < -margin / 2:
+    if difference.gain <= -margin:
         return Finding(gate=gate, outcome="fail", sentence=f"Worse than {opponent} on {name}: {what}.")
     needed = max(found.rows_to_show(margin + difference.gain, gates.confidence, metric), found.rows + 1)
     remedy = (
@@ -167,7 +190,7 @@ def not_worse(
         if frozen
         else f"About {needed - found.rows} more rows are needed."
     )
-    seen = "No loss was seen" if difference.gain >= 0 else "The loss seen is less than half of that"
+    seen = "No loss was seen" if difference.gain >= 0 else "The loss seen is less than that"
     return Finding(
         gate=gate,
         outcome="unknown",
@@ -187,12 +210,30 @@ def outweighed(calibration: Finding, found: Comparison, gates: Gates) -> Finding
     return Finding(gate=calibration.gate, outcome="pass", sentence=sentence)
 
 
-def _allowed(field: str, gates: Gates, traded: float, metric: MetricName) -> tuple[float, str]:
-    """How much may be lost, and by which field of the recipe."""
+def made_good(golden: Finding, found: Comparison, mix: Mix, gates: Gates, metric: MetricName) -> Finding:
+    """A finding on golden rows that does not pass, unless the contender does as well on the photos to come.
+
+    Not worse on them, or better where `after_drift` says so. As long as too few rows tell, it is unknown.
+    """
+    if golden.outcome == "pass":
+        return golden
+    difference, field = mix.with_golden(found, metric), MARGINS[metric]
     margin: float = getattr(gates, field)
-    if traded <= margin:
-        return margin, f"gates.{field} allows a loss of {amount(margin, metric)}"
-    return traded, f"gates.drift_trade allows a loss of {amount(traded, metric)} for what is won since the drift began"
+    least = 0.0 if gates.after_drift == "better" else -margin
+    told = (
+        f"{signed(difference.gain)} in {NAMES[metric]} on the photos to come ({gates.confidence:.0%} sure of at least "
+        f"{signed(difference.low)}; {mix.odds:g} to 1 they are like those since the drift began); "
+        f"{'asked: a bound above 0' if least == 0 else _allows(margin, field, metric)}. By itself: {golden.sentence}"
+    )
+    if difference.low > least:
+        return Finding(gate=golden.gate, outcome="pass", sentence=f"Made good by what is won since: {told}")
+    if difference.gain <= -margin:
+        return Finding(gate=golden.gate, outcome="fail", sentence=f"Not made good by what is won since: {told}")
+    return Finding(gate=golden.gate, outcome="unknown", sentence=f"Too few rows to tell whether it pays: {told}")
+
+
+def _allows(margin: float, field: str, metric: MetricName) -> str:
+    return f"gates.{field} allows a loss of {amount(margin, metric)}"
 
 
 def no_rows(gate: str, sentence: str) -> Finding:
@@ -204,7 +245,7 @@ TOO_MUCH = {"latency": "Too slow", "size": "Too large", "cost": "Too expensive"}
 
 
 def affordable(found: Ratio, gates: Gates) -> Finding:
-    """At most so many times what the opponent takes. Half the margin is, of a factor, its square root."""
+    """At most so many times what the opponent takes."""
     field = f"{found.gate}_factor"
     allowed: float = getattr(gates, field)
     factor = found.contender / found.opponent if found.opponent > 0 else math.inf if found.contender > 0 else 1.0
@@ -216,7 +257,7 @@ def affordable(found: Ratio, gates: Gates) -> Finding:
     )
     if found.high <= allowed and factor <= allowed:
         return Finding(gate=found.gate, outcome="pass", sentence=f"{FINE[found.gate]}: {what}.")
-    if factor <= (math.sqrt(allowed) if allowed > 1 else allowed):
+    if factor <= allowed:
         sentence = f"Too noisy to tell: {what}. Measure again on a machine with nothing else to do."
         return Finding(gate=found.gate, outcome="unknown", sentence=sentence)
     return Finding(gate=found.gate, outcome="fail", sentence=f"{TOO_MUCH[found.gate]}: {what}.")
@@ -241,9 +282,9 @@ def seeds_agree(found: SeedSpread, gates: Gates, *, must_be_better: bool) -> Fin
 # ------------------------------------------------------------------------------------------------ slices
 
 
-def slices_hold(table: Sequence[SliceRow], gates: Gates, *, traded: float = 0.0) -> list[Finding]:
-    """No judged slice lost more than the margin, or than what golden rows may lose for what was won since a drift
-    (`traded`), times its share of golden rows.
+def slices_hold(table: Sequence[SliceRow], gates: Gates) -> list[Finding]:
+    """No judged slice lost more than the margin; after a drift, no more than that on the photos to come. A class is
+    lost if its F1 is as well.
 
     A slice fails if its loss is larger and stays sure after Holm's adjustment. It is unknown if it is sure without
     the adjustment, or if its interval lies below 0: too few senders can lose too much for the test to be sure.
@@ -255,9 +296,9 @@ def slices_hold(table: Sequence[SliceRow], gates: Gates, *, traded: float = 0.0)
     alpha = 1 - gates.confidence
     found = []
     for row in sorted(judged, key=lambda row: row.difference):
-        margin, allows = _allowed("slice_margin", gates, traded * row.golden, "accuracy")
-        if row.difference >= -margin:
+        if _to_come(row) >= -gates.slice_margin:
             continue
+        allows = _allows(gates.slice_margin, "slice_margin", "accuracy")
         if row.p_harm_holm is not None and row.p_harm_holm <= alpha:
             found.append(Finding(gate="slices", outcome="fail", sentence=f"Lost on {_slice(row, judged)}; {allows}."))
         elif row.p_harm <= alpha or row.high < 0:
@@ -265,22 +306,27 @@ def slices_hold(table: Sequence[SliceRow], gates: Gates, *, traded: float = 0.0)
             who = " of more senders" if row.senders < FEW_SENDERS else ""
             sentence = f"Perhaps lost on {_slice(row, judged)}; {allows}. About {more} more rows of it{who} would tell."
             found.append(Finding(gate="slices", outcome="unknown", sentence=sentence))
-    return found or [_no_slice_lost(judged, gates, traded)]
+    return found or [_no_slice_lost(judged, gates)]
 
 
-def _no_slice_lost(judged: Sequence[SliceRow], gates: Gates, traded: float) -> Finding:
-    worst = min(judged, key=lambda row: row.difference)
+def _to_come(row: SliceRow) -> float:
+    seen = row.difference if row.to_come is None else row.to_come
+    return seen if row.f1 is None else max(seen, row.f1)
+
+
+def _no_slice_lost(judged: Sequence[SliceRow], gates: Gates) -> Finding:
+    worst = min(judged, key=_to_come)
     sights = {row.column + " " + row.value: (_smallest_loss(row, len(judged), gates), row.rows) for row in judged}
     sharpest, dullest = min(sights.values()), max(sights.values())
+    where = "seen" if worst.to_come is None else "on the photos to come"
     seen = (
-        f"the largest loss seen is {points(-worst.difference)} ({worst.column} {worst.value}, {worst.rows} rows)"
-        if worst.difference < 0
+        f"the largest loss {where} is {points(-_to_come(worst))} ({worst.column} {worst.value}, {worst.rows} rows)"
+        if _to_come(worst) < 0
         else "on none of them was anything lost"
     )
-    golden = f", and gates.drift_trade one of {points(traded)} where all rows are golden" if traded > 0 else ""
     sentence = (
         f"No slice is lost: of {len(judged)} judged (those of {gates.slice_min_rows} rows or more), {seen}; "
-        f"gates.slice_margin allows {points(gates.slice_margin)}{golden}. Four times in five a loss of "
+        f"gates.slice_margin allows {points(gates.slice_margin)}. Four times in five a loss of "
         f"{points(sharpest[0])} would be found on the best measured of them ({sharpest[1]} rows), one of "
         f"{points(dullest[0])} on the worst measured ({dullest[1]} rows)."
     )
@@ -288,10 +334,12 @@ def _no_slice_lost(judged: Sequence[SliceRow], gates: Gates, traded: float) -> F
 
 
 def _slice(row: SliceRow, judged: Sequence[SliceRow]) -> str:
+    to_come = "" if row.to_come is None else f", {signed(row.to_come)} on the photos to come"
+    to_come += "" if row.f1 is None else f", its F1 {signed(row.f1)}"
     return (
         f"{row.column} {row.value}: accuracy {row.contender:.3f} against {row.opponent:.3f}, "
-        f"{signed(row.difference)} ({_count(row.rows, row.senders)}; exact test over senders: p {_p(row.p_harm)}, "
-        f"adjusted for {len(judged)} slices {_p(row.p_harm_holm or 1.0)})"
+        f"{signed(row.difference)}{to_come} ({_count(row.rows, row.senders)}; "
+        f"exact test over senders: p {_p(row.p_harm)}, adjusted for {len(judged)} slices {_p(row.p_harm_holm or 1.0)})"
     )
 
 

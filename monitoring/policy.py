@@ -7,8 +7,9 @@ nobody is at it already, and there is something left to spend. What belongs to o
 opens with the change, and closes when several windows are calm and accuracy is back.
 
 A champion that was trained on two days of a new world knows little of it, and looks fine beside its own reference.
-While accuracy stays below what it was before the incident, a contender is asked for again each time that the labels
-since the change have multiplied by `follow_up`: so retrainings grow with the logarithm of what there is to learn.
+While accuracy stays below what it was before the incident, or the champion has learnt from fewer labels of the new
+world than there were of the old one, a contender is asked for again each time that the labels since the change have
+multiplied by `follow_up`: so retrainings grow with the logarithm of what there is to learn.
 
 Pure: the same evidence and rules give the same decision, so stored evidence can be replayed.
 """
@@ -19,7 +20,7 @@ from typing import Literal
 
 Action = Literal["KEEP", "WATCH", "LABEL", "RETRAIN", "ROLLBACK", "PAGE"]
 Cause = Literal["refused", "budget", "blind"]
-"""Why a person is called: contenders were refused, the budget is spent, or nothing can be told."""
+"""Why a person is called: contenders were held, the budget is spent, or nothing can be told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +81,7 @@ class Evidence:
     retrains: int
     """Retrainings asked for in the last `budget_days`."""
     refused: int
-    """Contenders in a row that were judged and not promoted."""
+    """Contenders in a row that were judged and held."""
     rolled_back: bool
     """Whether this generation was decided to be rolled back before."""
     paged: tuple[Cause, ...]
@@ -109,6 +110,8 @@ class Evidence:
     """The day that the open incident began with."""
     shortfall_most: float | None = None
     """`shortfall` is at most this, but for chance."""
+    untold: bool = False
+    """Whether rows were too few to tell the newest contender that was judged from its champion."""
 
     def __post_init__(self) -> None:
         if self.drift_since is not None and self.drift_since > self.day:
@@ -149,7 +152,7 @@ def decide(evidence: Evidence, rules: Rules) -> Decision:
     if _regretted(evidence, rules):
         reason = f"{_seen(evidence, rules)}, {evidence.champion_age} days after its promotion and without drift."
         return Decision(action="ROLLBACK", reason=reason, incident=incident)
-    if not (lost(evidence, rules) or behind(evidence, rules) or foreseen(evidence, rules)):
+    if not (lost(evidence, rules) or behind(evidence, rules) or foreseen(evidence, rules) or young(evidence)):
         return _costless(evidence, rules, incident)
     return _contender(evidence, rules, incident)
 
@@ -196,12 +199,29 @@ def back(evidence: Evidence, rules: Rules) -> bool:
     return evidence.shortfall_most is not None and evidence.shortfall_most < rules.min_loss
 
 
+def young(evidence: Evidence) -> bool:
+    """Has the incident's last contender learnt from fewer labels of the new world than there were of the old one?
+
+    Then a champion is behind, whether or not the labels are enough to show it. A follow-up that was held says that more
+    labels do not help.
+    """
+    start, learnt = evidence.labels_at_start, _learnt(evidence)
+    return start is not None and learnt is not None and learnt < start and not evidence.refused
+
+
 def grown(evidence: Evidence, rules: Rules) -> bool:
     """Are there so many more labels than at the incident's last retraining that another one can learn from them?"""
-    start, last = evidence.labels_at_start, evidence.labels_at_retrain
-    if start is None or last is None:
+    start, learnt = evidence.labels_at_start, _learnt(evidence)
+    if start is None or learnt is None:
         return True
-    return evidence.labels_known - start >= rules.follow_up * max(last - start, 1)
+    return evidence.labels_known - start >= rules.follow_up * max(learnt, 1)
+
+
+def _learnt(evidence: Evidence) -> int | None:
+    """Labels that came between the incident's beginning and its last retraining."""
+    if evidence.labels_at_start is None or evidence.labels_at_retrain is None:
+        return None
+    return evidence.labels_at_retrain - evidence.labels_at_start
 
 
 def flying(evidence: Evidence, rules: Rules) -> bool:
@@ -232,7 +252,7 @@ def _overspent(evidence: Evidence, rules: Rules) -> str:
 def _incident(evidence: Evidence, rules: Rules) -> str | None:
     """The open incident, or a new one; None where there is none, or it has been calm for long enough."""
     if evidence.incident is not None:
-        over = evidence.calm_windows >= rules.calm and back(evidence, rules)
+        over = evidence.calm_windows >= rules.calm and back(evidence, rules) and not young(evidence)
         # A world that stays harder is the world by now.
         return None if over or evidence.calm_windows >= rules.settle else evidence.incident
     return f"incident-{evidence.drift_since or evidence.day}" if established(evidence, rules) else None
@@ -277,7 +297,7 @@ def _contender(evidence: Evidence, rules: Rules, incident: str) -> Decision:
         return Decision(action="WATCH", reason=f"{seen}. {evidence.in_flight} is in flight and not judged yet.",
                         incident=incident)  # fmt: skip
     if evidence.refused >= rules.give_up_after:
-        why = f"the last {evidence.refused} contenders were not promoted"
+        why = f"the last {evidence.refused} contenders were held"
         return (
             watch(f"{why}, a person was called")
             if "refused" in evidence.paged
@@ -289,8 +309,7 @@ def _contender(evidence: Evidence, rules: Rules, incident: str) -> Decision:
         return watch(f"the last retraining was asked for on {evidence.last_retrain}, cool-down is "
                      f"{rules.cooldown_days} days")  # fmt: skip
     if not grown(evidence, rules):
-        return watch(f"the labels since the change have not yet grown {rules.follow_up:g} times since the retraining "
-                     f"of {evidence.last_retrain}")  # fmt: skip
+        return _ungrown(evidence, rules, incident)
     overspent = _overspent(evidence, rules)
     if overspent:
         told = "budget" in evidence.paged
@@ -298,6 +317,18 @@ def _contender(evidence: Evidence, rules: Rules, incident: str) -> Decision:
     given_up = f" {evidence.in_flight} was never judged and is given up." if evidence.in_flight else ""
     reason = f"{seen}. {evidence.fresh_labels} fresh labels to learn from.{given_up}"
     return Decision(action="RETRAIN", reason=reason, incident=incident)
+
+
+def _ungrown(evidence: Evidence, rules: Rules, incident: str) -> Decision:
+    """There are not enough labels more than at the last retraining: ask for them if its contender lacked them."""
+    few = (
+        f"the labels since the change have not yet grown {rules.follow_up:g} times since the retraining of "
+        f"{evidence.last_retrain}"
+    )
+    if evidence.untold:
+        told = f"Too few labels to tell its contender from the champion, and {few}"
+        return Decision(action="LABEL", reason=f"{_seen(evidence, rules)}. {told}.", incident=incident)
+    return Decision(action="WATCH", reason=f"{_seen(evidence, rules)}, but {few}.", incident=incident)
 
 
 def _page(cause: Cause, seen: str, why: str, incident: str) -> Decision:
@@ -315,6 +346,9 @@ def _seen(evidence: Evidence, rules: Rules) -> str:
     seen = f"{drift}. {_loss(evidence, rules)}"
     if behind(evidence, rules) and evidence.shortfall is not None:
         seen += f"; {100 * evidence.shortfall:.1f} points below what it was before {evidence.incident}"
+    elif young(evidence) and not lost(evidence, rules):
+        few, many = _learnt(evidence), evidence.labels_at_start
+        seen += f"; the last contender learnt from {few} labels of the new world, of the old one there were {many}"
     if foreseen(evidence, rules) and not lost(evidence, rules) and evidence.estimated_loss is not None:
         seen += f"; by its own confidence it is down {100 * evidence.estimated_loss:.1f} points"
     return seen

@@ -5,8 +5,8 @@ large enough is tested for harm, and since many are tested, the p-values are adj
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 """Column and value."""
 
+CLASS = "class"
 ROWS = "rows"
 """The column of golden and fresh: shown beside the slices, but each has gates of its own."""
 RESAMPLES = 2000
@@ -48,8 +49,16 @@ class SliceRow:
     p_harm_holm: float | None
     """Adjusted for the number of judged slices; None where it is not judged."""
     judged: bool
-    golden: float = 0.0
-    """Share of its rows that are golden."""
+    to_come: float | None = None
+    """After a drift the difference on the photos to come (`photos_to_come`), else None."""
+    f1: float | None = None
+    """Of a class, the difference of its F1 on all rows, or on the photos to come: on a class's own photos nothing beats
+    a model that gives that one answer to everything."""
+
+
+def slice_row(kept: Mapping[str, Any]) -> SliceRow:
+    """A line as evidence keeps it; fields of an earlier Classy are left out."""
+    return SliceRow(**{field.name: kept[field.name] for field in fields(SliceRow) if field.name in kept})
 
 
 # ------------------------------------------------------------------------------------------------- parts
@@ -76,7 +85,7 @@ def slice_masks(
         new_senders: which rows are of senders that were not known before the fresh days, [N].
     """
     masks = {(ROWS, "golden"): ~fresh, (ROWS, "fresh"): fresh}
-    masks |= {("class", name): labels == position for position, name in enumerate(classes)}
+    masks |= {(CLASS, name): labels == position for position, name in enumerate(classes)}
     _, of_row, counts = np.unique(senders, return_inverse=True, return_counts=True)
     masks |= _thirds("sender", counts[of_row].astype(float))
     if new_senders is not None:
@@ -112,29 +121,35 @@ def _values(column: str, values: NDArray[np.str_]) -> dict[Key, Bools]:
 
 
 def slice_table(
-    paired: "Paired", masks: Mapping[Key, Bools], *, confidence: float, min_rows: int, seed: int = 7
+    paired: "Paired",
+    masks: Mapping[Key, Bools],
+    *,
+    confidence: float,
+    min_rows: int,
+    since: Bools | None = None,
+    odds: float = 1.0,
+    seed: int = 7,
 ) -> list[SliceRow]:
     """The difference of accuracy within each slice, and how likely its loss is if there is none.
 
     Judged are slices of at least `min_rows` rows that are not all rows and not the rows of a slice before
     them: the same question is asked once.
+
+    Args:
+        since: which rows came since a drift began, [N]; None where there is none.
+        odds: that a photo to come is like them, to 1.
     """
-    ours, theirs = paired.rights()
     _, of_row = np.unique(paired.senders, return_inverse=True)  # numbers are sorted faster than names
+    ours, theirs = paired.rights()
+    sides = {key: (mask, ours[mask], theirs[mask]) for key, mask in masks.items() if mask.any()}
     judged = _judged(masks, min_rows)
     # Photos of one sender fail together, so senders are counted: photos would be too sure of a loss.
-    harm = {
-        key: sign_flip(net_by_cluster(theirs[mask], ours[mask], of_row[mask]))
-        for key, mask in masks.items()
-        if mask.any()
-    }
+    harm = {key: sign_flip(net_by_cluster(other, mine, of_row[mask])) for key, (mask, mine, other) in sides.items()}
     adjusted = dict(zip(judged, _holm([harm[key] for key in judged]), strict=True))
-    golden = masks.get((ROWS, "golden"), np.zeros(len(ours), bool))
     table = []
-    for (column, value), mask in masks.items():
-        if not mask.any():
-            continue
-        mine, other, senders = ours[mask], theirs[mask], of_row[mask]
+    weights = np.ones(len(of_row)) if since is None else _weights(since, odds)
+    for (column, value), (mask, mine, other) in sides.items():
+        senders = of_row[mask]
         clusters = cluster_numbers(senders)
         low, high = accuracy_bounds(mine, other, clusters, confidence=confidence, resamples=RESAMPLES, seed=seed)
         difference = float(mine.mean() - other.mean())
@@ -153,10 +168,45 @@ def slice_table(
                 p_harm=harm[column, value],
                 p_harm_holm=adjusted.get((column, value)),
                 judged=(column, value) in adjusted,
-                golden=float(golden[mask].mean()),
+                to_come=None if since is None else photos_to_come(mine, other, mask, since, odds),
+                f1=_f1_gain(paired, mask, weights) if column == CLASS else None,
             )
         )
     return table
+
+
+def _weights(since: Bools, odds: float) -> Floats:
+    """How many photos to come each row stands for, [N]: those since the drift together `odds` to 1."""
+    return np.where(since, odds / max(since.sum(), 1), 1 / max((~since).sum(), 1))
+
+
+def _f1_gain(paired: "Paired", mask: Bools, weights: Floats) -> float:
+    position = paired.labels[mask][0]
+    scores = []
+    for probabilities in (paired.contender, paired.opponent):
+        said = probabilities.argmax(axis=1) == position
+        either = (weights * said).sum() + (weights * mask).sum()
+        scores.append(2 * (weights * (said & mask)).sum() / either)
+    return float(scores[0] - scores[1])
+
+
+def photos_to_come(ours: Bools, theirs: Bools, mask: Bools, since: Bools, odds: float) -> float:
+    """What a slice gains a photo, after a drift, if it were as common among the photos to come as it ever was.
+
+    Of the photos to come `odds` to 1 are like those since the drift. So a slice of both worlds is their weighted mean,
+    and one of the world before, such as bright photos where all are dark now, is `odds` + 1 times as rare as it was.
+
+    Args:
+        ours, theirs: which of the slice's n rows each model is right about, [n].
+        mask: which rows are the slice's, [N].
+        since: which came since the drift began, [N].
+    """
+    difference, own = ours.astype(float) - theirs, since[mask]
+    gains, shares = [], []
+    for side, rows in ((own, since.sum()), (~own, (~since).sum())):
+        gains.append(difference[side].sum() / max(rows, 1))
+        shares.append(side.sum() / max(rows, 1))
+    return float((odds * gains[0] + gains[1]) / (odds + 1) / max(shares))
 
 
 def _judged(masks: Mapping[Key, Bools], min_rows: int) -> list[Key]:

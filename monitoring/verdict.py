@@ -2,9 +2,9 @@
 
 Three kinds of opponent, three questions:
 
-- the champion: better in the success metric on the deciding rows (those since the drift began, where a drift
-  asked for this training and they are enough; fresh ones otherwise), or not worse where the recipe says so;
-  and no guardrail is broken;
+- the champion: better in the success metric on fresh rows, or not worse where the recipe says so; on rows since
+  the drift began, where a drift asked for this training and they are enough, not worse: it is known by then that
+  keeping the champion costs accuracy. And no guardrail is broken;
 - a baseline, while there is no champion: not worse on all rows together, and as well calibrated;
 - guessing the commonest class, where there is neither: better on all rows together.
 
@@ -16,18 +16,20 @@ rows come before all: whatever else was found, it was found on too little.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from monitoring.comparison import Comparison, Paired, SeedSpread, compare
+from monitoring.comparison import Comparison, MetricName, Paired, SeedSpread, compare
 from monitoring.gates import (
     Finding,
     Gates,
+    Mix,
     Ratio,
     affordable,
     better,
     enough,
+    made_good,
     no_rows,
     not_worse,
     outweighed,
@@ -40,6 +42,8 @@ from monitoring.slices import Key, SliceRow, slice_table
 Verdict = Literal["PROMOTE", "HOLD", "INSUFFICIENT DATA"]
 OpponentKind = Literal["champion", "baseline", "guess"]
 PARTS = ("golden", "fresh", "drifted", "pooled")
+KEPT: dict[str, MetricName] = {"golden": "accuracy", "macro-F1": "macro_f1"}
+"""Gates on golden rows, and what each asks of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +96,15 @@ def judge(
     since = np.zeros(len(fresh), bool) if drifted is None else drifted & fresh
     rows = {"golden": ~fresh, "fresh": fresh, "drifted": since, "pooled": np.ones(len(fresh), bool)}
     parts = {name: compare(paired.where(rows[name]), confidence=gates.confidence) for name in PARTS}
-    table = slice_table(paired, masks, confidence=gates.confidence, min_rows=gates.slice_min_rows)
+    mix = _mix(parts, gates, changed_days) if opponent == "champion" else None
+    table = slice_table(
+        paired,
+        masks,
+        confidence=gates.confidence,
+        min_rows=gates.slice_min_rows,
+        since=since if mix else None,
+        odds=mix.odds if mix else 1.0,
+    )
     ruling = rule(
         opponent=opponent,
         parts=parts,
@@ -140,16 +152,17 @@ def rule(
     deciding, name = deciding_rows(opponent, parts, gates)
     drifted = parts.get("drifted") if opponent == "champion" else None
     short = enough(deciding, name, gates, drifted=None if deciding is drifted else drifted)
-    must_be_better = opponent == "guess" or (opponent == "champion" and gates.require == "better")
+    asked = gates.after_drift if deciding is not None and deciding is drifted else gates.require
+    must_be_better = opponent == "guess" or (opponent == "champion" and asked == "better")
     findings = list(objections)
     if short.outcome == "pass" and deciding is not None:
         findings.append(_success(deciding, name, gates, opponent, must_be_better=must_be_better))
         if seeds is not None:
             findings.append(seeds_agree(seeds, gates, must_be_better=must_be_better))
-    traded = _traded(parts, gates, changed_days)
-    findings += _guardrails(opponent, parts, gates, traded)
+    mix = _mix(parts, gates, changed_days) if opponent == "champion" else None
+    findings += _guardrails(opponent, parts, gates, mix)
     if opponent == "champion":
-        findings += slices_hold(slices, gates, traded=traded) if gates.slices else []
+        findings += slices_hold(slices, gates) if gates.slices else []
         findings += [affordable(found, gates) for found in ratios]
     findings.append(short)
     return _conclude(findings, too_few=short.outcome == "unknown")
@@ -174,15 +187,16 @@ def _decisive(parts: Mapping[str, Comparison | None], gates: Gates) -> Compariso
 
 
 def _success(found: Comparison, name: str, gates: Gates, opponent: OpponentKind, *, must_be_better: bool) -> Finding:
-    if must_be_better:
-        return better(found, name, gates)
+    found_better = better(found, name, gates)
+    if must_be_better or found_better.outcome == "pass":
+        return found_better
     whom = "the champion" if opponent == "champion" else "the baseline"
     where = name if opponent == "champion" else "golden and fresh rows"
     return not_worse(found, where, gates, opponent=whom, metric=gates.metric)
 
 
 def _guardrails(
-    opponent: OpponentKind, parts: Mapping[str, Comparison | None], gates: Gates, traded: float
+    opponent: OpponentKind, parts: Mapping[str, Comparison | None], gates: Gates, mix: Mix | None
 ) -> list[Finding]:
     findings = []
     golden, sure, name = parts.get("golden"), parts.get("pooled"), "all rows"
@@ -195,9 +209,9 @@ def _guardrails(
         if golden is None:
             findings.append(no_rows("golden", "No golden rows: whether the contender forgot something cannot be told."))
         else:
-            kept: dict[str, Any] = {"gates": gates, "opponent": whom, "frozen": True, "traded": traded}
-            findings.append(not_worse(golden, "golden rows", gate="golden", **kept))
-            findings.append(not_worse(golden, "golden rows", gate="macro-F1", metric="macro_f1", **kept))
+            for gate, metric in KEPT.items():
+                found = not_worse(golden, "golden rows", gates, opponent=whom, gate=gate, metric=metric, frozen=True)
+                findings.append(made_good(found, golden, mix, gates, metric) if mix else found)
         if sure is not None:
             findings.append(not_worse(sure, name, gates, opponent=whom, gate="log loss", metric="log_loss"))
     if opponent != "guess" and sure is not None:
@@ -206,17 +220,16 @@ def _guardrails(
     return findings
 
 
-def _traded(parts: Mapping[str, Comparison | None], gates: Gates, changed_days: int) -> float:
-    """Accuracy that may be lost on golden rows, which are of the world before a drift, for what is surely won since.
+def _mix(parts: Mapping[str, Comparison | None], gates: Gates, changed_days: int) -> Mix | None:
+    """What the photos to come are like, after a drift of which there are enough rows.
 
-    That pays if `odds * won > lost`, with the odds that a photo to come is of the changed world. After it has been
-    there on k days of k, they are k + 1 to 1 (Laplace's rule of succession).
+    After the changed world has been there on k days of k, the odds that it stays are k + 1 to 1 (Laplace's rule of
+    succession).
     """
     drifted = _decisive(parts, gates)
-    if drifted is None:
-        return 0.0
-    won = max(0.0, drifted.differences["accuracy"].low)
-    return min(1.0, gates.drift_trade * (changed_days + 1) * won)
+    if drifted is None or gates.drift_trade <= 0:
+        return None
+    return Mix(since=drifted, odds=gates.drift_trade * (changed_days + 1))
 
 
 def _conclude(findings: list[Finding], *, too_few: bool) -> Ruling:

@@ -16,6 +16,9 @@ FORMAT = 2
 DATES = {"day", "drift_since", "last_retrain", "incident_since"}
 """Fields of `Evidence` that are kept as text."""
 
+UNTOLD = "INSUFFICIENT DATA"
+"""The judge's action where rows are too few to tell."""
+
 Row = Mapping[str, Any]
 """Of `decisions`."""
 
@@ -57,6 +60,7 @@ def gather(found: Row, decisions: Sequence[Row], day: date, rules: Rules) -> Evi
         last_retrain=_day_of(newest) if newest else None,
         retrains=sum(0 <= (day - _day_of(row)).days < since for row in retrains),
         refused=_refused(decisions),
+        untold=_newest_verdict(decisions) == UNTOLD,
         rolled_back=any(
             row["action"] == "ROLLBACK" and kept(row).get("generation") == champion["generation"] for row in told
         ),
@@ -143,9 +147,16 @@ def _costs(decisions: Sequence[Row], day: date, days: int) -> list[float]:
 
 
 def _refused(decisions: Sequence[Row]) -> int:
-    """Judgements at the end that promoted nothing; a person who takes the loop up again ends the count."""
-    spoken = [row for row in decisions if row["kind"] in ("judge", "resume")]
+    """Contenders at the end that were held; a promotion, or a person who takes the loop up again, ends the count.
+
+    One that too few rows could not tell from the champion says nothing of what went wrong, and does not count.
+    """
+    spoken = [row for row in decisions if row["kind"] in ("judge", "resume") and row["action"] != UNTOLD]
     return _run([row["kind"] == "judge" and row["action"] != "PROMOTE" for row in reversed(spoken)], True)
+
+
+def _newest_verdict(decisions: Sequence[Row]) -> str | None:
+    return next((row["action"] for row in reversed(decisions) if row["kind"] == "judge"), None)
 
 
 def _paged(decisions: Sequence[Row]) -> tuple[Any, ...]:

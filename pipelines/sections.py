@@ -234,8 +234,12 @@ class Gates(Section):
     metric: Literal["accuracy", "macro_f1", "log_loss"] = "accuracy"
     """The success metric: what the contender must be better at."""
     require: Literal["better", "not_worse"] = "better"
-    """What the success metric must show on fresh rows (after a drift: on rows since it began). `not_worse` suits a
-    contender that is wanted for another reason, such as a smaller model."""
+    """What the success metric must show on fresh rows. `not_worse` suits a contender that is wanted for another reason,
+    such as a smaller model."""
+    after_drift: Literal["better", "not_worse"] = "not_worse"
+    """The same on rows since a drift began, if one asked for the training and they are `min_rows` or more: that keeping
+    the champion costs accuracy is known by then, and what a contender knows more about senders that both have learnt
+    from shows on no photo of a held-out one."""
     margin: float = Field(default=0.02, gt=0, lt=1)
     """How much accuracy a contender may lose where it must not be worse."""
     f1_margin: float = Field(default=0.05, gt=0, lt=1)
@@ -245,9 +249,9 @@ class Gates(Section):
     calibration_margin: float = Field(default=0.05, gt=0)
     """The same for the expected calibration error."""
     drift_trade: float = Field(default=1.0, ge=0, le=10)
-    """After a drift a contender may lose on golden rows, which are of the world before it, so many times what it surely
-    wins on rows since then, times the odds that a photo to come is of the changed world: k + 1 to 1 after k changed
-    days. In accuracy and macro-F1, where that is more than the margin. 0 lets nothing be traded."""
+    """After a drift a loss on golden rows, which are of the world before it, or on a slice is weighed against what is
+    won on rows since then: odds of k + 1 to 1 after k changed days, times this, that a photo to come is of the
+    changed world. 0 weighs nothing: both are asked as they are."""
     latency_factor: float = Field(default=3.0, gt=0)
     """A contender may be at most so many times as slow as the champion."""
     size_factor: float = Field(default=3.0, gt=0)
@@ -337,8 +341,8 @@ class Policy(Section):
     """Windows in a row that are calm after which an incident is over although accuracy is not back: the new world is
     harder."""
     follow_up: float = Field(default=2.0, gt=1)
-    """While accuracy is not back, a contender is asked for again each time the labels since the change have grown by
-    this factor."""
+    """While accuracy is not back, or the new world was learnt from fewer labels than the old one, a contender is asked
+    for again each time the labels since the change have grown by this factor."""
     cooldown_days: int = Field(default=2, ge=0)
     """Days after a retraining was asked for in which none is asked again."""
     in_flight_days: int = Field(default=7, ge=0)
@@ -350,7 +354,8 @@ class Policy(Section):
     costs as much as the last, is not asked for, and a person is called. 0: no such limit."""
     budget_days: int = Field(default=30, ge=1)
     give_up_after: int = Field(default=2, ge=1)
-    """After so many contenders in a row that were not promoted, a person is called and no more are asked for."""
+    """After so many contenders in a row that were held, a person is called and no more are asked for. Those that too
+    few rows could not tell from the champion ask for labels instead."""
     rollback: bool = True
     """Whether a champion that loses accuracy in a world that did not change is rolled back by itself."""
     probation_days: int = Field(default=3, ge=0)

@@ -119,22 +119,23 @@ def test_what_trainings_cost_is_counted_against_the_budget(settings: Settings, r
 def test_an_incident_opens_is_followed_and_closes(settings: Settings, recipe: Recipe) -> None:
     store = open_store(settings.database_url)
     lone = {"loss": {"loss": 0.3, "p": 0.01, "significant": True}}
-    began = decide_on(settings, recipe, 0, since_drift={**_cohort(90), **lone})
+    labels = [100 + 200 * offset for offset in range(8)]
+    began = decide_on(settings, recipe, 0, since_drift={**_cohort(90), **lone}, labels_known=labels[0])
     assert (began.action, began.incident, began.notify) == ("WATCH", None, False)
-    asked = decide_on(settings, recipe, 1)
+    asked = decide_on(settings, recipe, 1, labels_known=labels[1])
     assert (asked.action, asked.incident, asked.notify) == ("RETRAIN", "incident-2026-03-10", True)
     judge(store, "retrain-2026-03-11", "PROMOTE")
     new = {"generation": 2, "as_of": end_of(DAY + timedelta(days=1)).isoformat()}
     # 87% of a promised 86% is no loss, and 3 points less than before it began.
     behind = {**QUIET, "champion": new, "reference_accuracy": asdict(share(430, 500)), "lately": _cohort(2610, 3000)}
-    days = [decide_on(settings, recipe, offset, **behind) for offset in range(2, 6)]
+    days = [decide_on(settings, recipe, offset, **behind, labels_known=labels[offset]) for offset in range(2, 6)]
     assert [one.incident for one in days] == ["incident-2026-03-10"] * 4
     assert [one.action for one in days] == ["WATCH", "WATCH", "RETRAIN", "WATCH"], "labels have doubled"
     assert [one.drift_from for one in days] == ["2026-03-10"] * 4, "no drift, and rows of the new world all the same"
     assert [one.notify for one in days] == [False] * 4
     judge(store, "retrain-2026-03-14", "PROMOTE")
     back = {**behind, "lately": _cohort(2690, 3000)}
-    over = [decide_on(settings, recipe, offset, **back) for offset in (6, 7)]
+    over = [decide_on(settings, recipe, offset, **back, labels_known=labels[offset]) for offset in (6, 7)]
     assert [(one.action, one.incident) for one in over] == [("KEEP", None)] * 2
 
 
@@ -153,6 +154,20 @@ def test_two_contenders_refused_call_a_person_who_resumes(settings: Settings, re
     assert resume.run(settings, recipe, reason="the golden rows were of the old camera").changed
     assert not resume.run(settings, recipe, reason="twice").changed
     assert decide_on(settings, recipe, 40).action == "RETRAIN"
+
+
+def test_contenders_that_few_rows_cannot_tell_call_nobody_and_ask_for_labels(
+    settings: Settings, recipe: Recipe
+) -> None:
+    store = open_store(settings.database_url)
+    told = []
+    for offset in range(1, 14):
+        told.append(decide_on(settings, recipe, offset))
+        if told[-1].run_key:
+            judge(store, told[-1].run_key, "INSUFFICIENT DATA")
+    cooling = ["RETRAIN", "WATCH", "WATCH"]
+    assert [one.action for one in told] == [*cooling * 3, *["LABEL"] * 3, "RETRAIN"], "600, 1,200 and 2,400 labels"
+    assert "Too few labels to tell its contender from the champion" in told[-2].reason
 
 
 def test_decisions_come_out_the_same_and_a_changed_row_is_named(settings: Settings, recipe: Recipe) -> None:

@@ -43,9 +43,9 @@ CALL = Evidence(
 """Evidence that calls for a contender; each test takes one thing away."""
 QUIET = replace(CALL, drift="NO DRIFT", drift_since=None, drifted_windows=0, loss=0.0, loss_significant=False, loss_p=1)
 AGAIN = replace(QUIET, incident="incident-2026-03-01", shortfall=0.08, shortfall_significant=True, calm_windows=1,
-                last_retrain=DAY - timedelta(days=6), labels_at_start=1_000, labels_at_retrain=1_300,
+                last_retrain=DAY - timedelta(days=6), labels_at_start=300, labels_at_retrain=700,
                 shortfall_most=0.11)  # fmt: skip
-"""A champion of two days of a new world, when there are 3.3 times as many labels."""
+"""A champion of some days of a new world, when there are 4.2 times as many labels."""
 
 days_around = st.dates(DAY - timedelta(days=9), DAY + timedelta(days=9))
 evidences = st.builds(
@@ -111,7 +111,7 @@ def test_drift_with_loss_and_labels_asks_for_a_contender() -> None:
         ({"last_retrain": DAY - timedelta(days=4)}, "RETRAIN", "fresh labels"),
         ({"last_retrain": DAY + timedelta(days=5)}, "WATCH", "cool-down"),
         ({"refused": 1}, "RETRAIN", "fresh labels"),
-        ({"refused": 2}, "PAGE", "the last 2 contenders were not promoted: look at it, then `classy resume`"),
+        ({"refused": 2}, "PAGE", "the last 2 contenders were held: look at it, then `classy resume`"),
         ({"refused": 2, "paged": ("refused",)}, "WATCH", "a person was called"),
         ({"retrains": 6}, "PAGE", "6 retrainings in 30 days are all that policy.max_retrains allows"),
         ({"retrains": 6, "paged": ("budget",)}, "WATCH", "a person was called"),
@@ -169,10 +169,32 @@ def test_a_champion_that_knows_little_of_a_new_world_is_followed_up_when_labels_
     assert decision.action == "RETRAIN"
     assert "8.0 points below what it was before incident-2026-03-01" in decision.reason
     assert decision.incident == "incident-2026-03-01"
-    early = decide(replace(AGAIN, labels_known=1_599), RULES)
+    early = decide(replace(AGAIN, labels_known=1_099), RULES)
     assert early.action == "WATCH"
     assert "not yet grown 2 times since the retraining of 2026-03-04" in early.reason
-    assert decide(replace(AGAIN, labels_known=1_600), RULES).action == "RETRAIN"
+    assert decide(replace(AGAIN, labels_known=1_100), RULES).action == "RETRAIN"
+
+
+def test_a_champion_is_followed_up_until_it_knows_as_many_labels_of_the_new_world_as_there_were_of_the_old() -> None:
+    fine = replace(AGAIN, shortfall=0.0, shortfall_significant=False, shortfall_most=0.01, calm_windows=9)
+    assert decide(fine, RULES).incident is None, "it knows more of it"
+    young = replace(fine, labels_at_start=1_000, labels_at_retrain=1_400)
+    decision = decide(young, RULES)
+    assert decision.action == "RETRAIN"
+    assert "learnt from 400 labels of the new world, of the old one there were 1000" in decision.reason
+    assert decide(replace(young, labels_known=1_700), RULES).action == "WATCH", "labels have not doubled"
+    held = replace(young, refused=1)
+    assert (decide(held, RULES).action, decide(held, RULES).incident) == ("KEEP", None), "more labels do not help"
+    never = replace(young, labels_at_retrain=None)
+    assert decide(never, RULES).action == "KEEP", "no contender was asked for"
+
+
+def test_too_few_labels_to_tell_a_contender_ask_for_labels_until_they_have_doubled() -> None:
+    early = replace(AGAIN, labels_known=1_000, untold=True)
+    decision = decide(early, RULES)
+    assert decision.action == "LABEL"
+    assert "Too few labels to tell its contender from the champion, and the labels since the change" in decision.reason
+    assert decide(replace(early, labels_known=2_000), RULES).action == "RETRAIN"
 
 
 def test_a_contender_is_judged_since_the_drift_or_since_its_incident_began() -> None:
@@ -236,7 +258,9 @@ def test_a_contender_is_asked_for_only_when_it_helps(evidence: Evidence) -> None
     low = evidence.estimated_loss_low
     seen = low is not None and low >= RULES.min_loss and (evidence.loss is None or evidence.loss >= RULES.min_loss)
     short = evidence.shortfall is not None and evidence.shortfall >= RULES.regain and evidence.shortfall_significant
-    assert measured or short or (seen and evidence.drift == "DRIFT")
+    start, last = evidence.labels_at_start, evidence.labels_at_retrain
+    young = start is not None and last is not None and last - start < start
+    assert measured or short or (seen and evidence.drift == "DRIFT") or young
 
 
 @given(evidence=evidences)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from monitoring.comparison import compare
+from monitoring.comparison import Paired, compare
 from monitoring.intervals import one_sided_mcnemar
-from monitoring.slices import MOST_VALUES, SliceRow, slice_masks, slice_table
+from monitoring.slices import MOST_VALUES, SliceRow, slice_masks, slice_row, slice_table
 from tests.pairs import planned, swapped, world
 
 ALPHA = 0.05
@@ -87,6 +87,38 @@ def test_a_row_is_the_comparison_within_the_slice() -> None:
         assert (row.rows, row.senders, row.p_value) == (found.rows, found.senders, found.p_value)
         assert (row.difference, row.low, row.high) == pytest.approx((found.difference, found.low, found.high))
     assert json.loads(json.dumps([asdict(row) for row in table], allow_nan=False))[0]["p_harm_holm"] is None
+
+
+def test_a_class_that_was_answered_to_everything_is_not_lost_by_its_f1() -> None:
+    labels, senders = np.repeat([0, 1, 2], 40), np.arange(120).astype(str)
+    one_answer, better = np.zeros(120, np.int64), np.where(np.arange(120) % 4 == 0, (labels + 1) % 3, labels)
+    paired = Paired(labels=labels, contender=np.eye(3)[better], opponent=np.eye(3)[one_answer], senders=senders)
+    masks = slice_masks(labels, tuple("abc"), senders, np.zeros(120, bool))
+    table = sliced(paired, masks)
+    of_a = table["class", "a"]
+    assert (of_a.rows, of_a.difference) == (40, pytest.approx(-10 / 40))
+    assert of_a.p_harm < 0.01, "of its own photos fewer are recognised"
+    # 30 of 40 found, among 40 answers; 40 of 40 found, among 120.
+    assert of_a.f1 == pytest.approx(2 * 30 / 80 - 2 * 40 / 160)
+    weighted = slice_table(paired, masks, confidence=0.95, min_rows=30, since=labels == 0, odds=3.0)
+    of_a = next(row for row in weighted if row.value == "a")
+    assert of_a.f1 == pytest.approx(2 * 3 * 30 / 40 / (3 * 30 / 40 + 10 / 80 + 3) - 2 * 3 / (3 + 3 + 1))
+    assert table["sender", "small"].f1 is None
+
+
+def test_after_a_drift_a_slice_is_weighed_by_the_photos_to_come() -> None:
+    rows = np.arange(40)
+    since, ours, theirs = rows >= 20, rows >= 20, rows < 20  # lost all before, wins all since
+    masks = {("half", "both"): rows % 2 == 0, ("half", "before"): rows < 20, ("half", "since"): rows >= 20}
+    table = slice_table(planned(ours, theirs, rows), masks, confidence=0.95, min_rows=5, since=since, odds=4.0)
+    assert [row.to_come for row in table] == [
+        pytest.approx((4 - 1) / 5),
+        pytest.approx(-1 / 5),  # a fifth as common as it was
+        pytest.approx(4 / 5),
+    ]
+    assert [row.to_come for row in sliced(planned(ours, theirs, rows), masks).values()] == [None] * 3
+    kept = asdict(table[0]) | {"golden": 0.5}
+    assert slice_row(kept) == table[0], "a field of an earlier Classy"
 
 
 @given(st.integers(0, 2**31), st.floats(0.3, 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
 
-from monitoring.slices import SliceRow
+from monitoring.slices import slice_row
 from monitoring.standing import Standing, standings
 from pipelines.models.judgement import opponent_name
 
@@ -161,7 +161,7 @@ def duration(seconds: float) -> str:
 def slice_rows(evidence: Evidence) -> list[tuple[Mapping[str, Any], Standing]]:
     """Each slice with the word for how it stands."""
     rows = evidence["slices"]
-    found = standings([SliceRow(**row) for row in rows], evidence["gates"]["confidence"])
+    found = standings([slice_row(row) for row in rows], evidence["gates"]["confidence"])
     return list(zip(rows, found, strict=True))
 
 

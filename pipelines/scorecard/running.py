@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Never
 
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from pipelines.errors import ClassyError
@@ -114,7 +115,9 @@ _HERE: list[_Table] = []
 
 
 def _begin(folder: Path, looks: Sequence[Look], recipe: Recipe, candidate: SklearnCandidate) -> None:
+    # Worlds keep the cores busy; threads of one world would only wait for each other.
     torch.set_num_threads(1)
+    threadpool_limits(1)
     _HERE[:] = [_Table(open_album(folder, looks), recipe, candidate)]
 
 
