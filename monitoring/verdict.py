@@ -187,9 +187,9 @@ def _decisive(parts: Mapping[str, Comparison | None], gates: Gates) -> Compariso
 
 
 def _success(found: Comparison, name: str, gates: Gates, opponent: OpponentKind, *, must_be_better: bool) -> Finding:
-    found_better = better(found, name, gates)
-    if must_be_better or found_better.outcome == "pass":
-        return found_better
+    won = better(found, name, gates)
+    if must_be_better or (opponent == "champion" and won.outcome == "pass"):
+        return won
     whom = "the champion" if opponent == "champion" else "the baseline"
     where = name if opponent == "champion" else "golden and fresh rows"
     return not_worse(found, where, gates, opponent=whom, metric=gates.metric)

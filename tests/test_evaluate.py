@@ -152,10 +152,11 @@ def test_a_planted_regression_on_golden_rows_is_held_however_good_the_fresh_ones
     assert found.metrics["fresh_difference_low"] > 0
 
 
-def test_the_champion_trained_again_is_held(championed: Case) -> None:
+def test_the_champion_trained_again_is_not_promoted(championed: Case) -> None:
     found = championed.evaluate("good", run_key="key-2")
-    assert found.verdict == "HOLD"
+    assert found.verdict == "INSUFFICIENT DATA"
     assert "Not shown to be better on fresh rows" in found.reasons[0]
+    assert "The rows do not rule out a gain of" in found.reasons[0]
     assert versions(championed.settings) == ["1"]
 
 
@@ -302,7 +303,7 @@ def test_behaviour_is_reported_and_holds_back_only_where_the_recipe_says_so(cham
 
 
 def test_not_worse_is_enough_where_the_recipe_says_so(championed: Case) -> None:
-    assert championed.evaluate("good", run_key="key-2").verdict == "HOLD"
+    assert championed.evaluate("good", run_key="key-2").verdict == "INSUFFICIENT DATA"
     assert championed.gated(require="not_worse", margin=0.2).evaluate("good", run_key="key-3").verdict == "PROMOTE"
 
 
