@@ -186,9 +186,14 @@ def foreseen(evidence: Evidence, rules: Rules) -> bool:
 
 
 def behind(evidence: Evidence, rules: Rules) -> bool:
-    """Is accuracy still below what it was before the incident, although the champion was trained since?"""
+    """Is accuracy still below what it was before the incident, although a contender was trained since?
+
+    Before one was, a loss must be shown: a shortfall of the last days is looked at every day, and some day chance alone
+    makes one.
+    """
     short = evidence.shortfall
-    return short is not None and evidence.shortfall_significant and short >= rules.regain
+    trained = evidence.labels_at_retrain is not None
+    return trained and short is not None and evidence.shortfall_significant and short >= rules.regain
 
 
 def back(evidence: Evidence, rules: Rules) -> bool:
@@ -254,8 +259,14 @@ def _incident(evidence: Evidence, rules: Rules) -> str | None:
     if evidence.incident is not None:
         over = evidence.calm_windows >= rules.calm and back(evidence, rules) and not young(evidence)
         # A world that stays harder is the world by now.
-        return None if over or evidence.calm_windows >= rules.settle else evidence.incident
+        return None if over or _settled(evidence, rules) else evidence.incident
     return f"incident-{evidence.drift_since or evidence.day}" if established(evidence, rules) else None
+
+
+def _settled(evidence: Evidence, rules: Rules) -> bool:
+    """Has it been calm for so long, and nothing been tried, that the new world is just harder?"""
+    tried = evidence.last_retrain
+    return evidence.calm_windows >= rules.settle and (tried is None or (evidence.day - tried).days >= rules.settle)
 
 
 def _regretted(evidence: Evidence, rules: Rules) -> bool:

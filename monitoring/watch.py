@@ -140,9 +140,9 @@ def drift_since(champion: Champion | None, day: date, earlier: Iterable[Mapping[
 
 
 def earliest(rules: Watching, champion: Champion | None, day: date, earlier: Iterable[Mapping[str, Any]]) -> date:
-    """First day whose answers matter: of the last truth_days, or since a drift that may go on."""
-    since = day - timedelta(days=rules.truth_days - 1)
-    return since if champion is None else min(since, drift_since(champion, day, earlier))
+    """First day whose answers matter: of the last truth_days, and as many before a drift that may go on."""
+    last = day if champion is None else drift_since(champion, day, earlier)
+    return min(last - timedelta(days=rules.truth_days), day - timedelta(days=rules.truth_days - 1))
 
 
 def _estimate(
@@ -167,19 +167,28 @@ def _estimate(
 def _accuracies(
     rules: Watching, version: str | None, frames: Frames, own: pd.DataFrame, day: date, since: date | None
 ) -> dict[str, Any]:
-    """Accuracy of the last truth_days and since the drift began, both against the reference."""
+    """Accuracy of the last truth_days against the reference, and since the drift began against the days before it.
+
+    A reference has no photo by a sender that the champion was trained on, and live days have: on these it does better.
+    So a drift is measured against the champion's own days before it, where `min_rows` labels tell of them.
+    """
     reference, tally = frames.reference, frames.tally
     lately = day - timedelta(days=rules.truth_days - 1)
-    measure = partial(_accuracy, rules.classes, own, _by_age(reference))
     recent = tally[tally["captured_on"] >= lately]
     drifted = None if since is None else tally[tally["captured_on"] >= since]
+    before = performance.judged(own if since is None else own[own["captured_on"] < since], rules.classes)
+    lived = since is not None and before["rows"].sum() >= rules.min_rows
+    measure = partial(_accuracy, rules.classes, own)
     fresh = 0
     if drifted is not None:
         fresh = int(performance.labelled(drifted[~drifted["again"]], rules.classes)["rows"].sum())
     return {
         "reference_accuracy": asdict(_reference_accuracy(reference)),
-        "lately": measure(lately),
-        "since_drift": None if since is None else measure(since),
+        "accuracy_before": asdict(performance.share_of(before) if lived else _reference_accuracy(reference)),
+        "lately": measure(_by_age(reference), lately),
+        "since_drift": None
+        if since is None
+        else measure(performance.by_age(before) if lived else _by_age(reference), since),
         "fresh_labels": fresh,
         "labels_known": frames.labels_known,
         "labels": arrivals.labels(own[own["captured_on"] >= lately], rules.classes, frames.doubts),

@@ -81,7 +81,7 @@ def stored(evidence: Evidence, rules: Rules, decision: Decision, found: Row) -> 
         "evidence": {**plain, "paged": list(evidence.paged)},
         "rules": asdict(rules),
         "cause": decision.cause,
-        "before": dict(found["reference_accuracy"]),
+        "before": dict(found.get("accuracy_before") or found["reference_accuracy"]),
     }
 
 

@@ -165,6 +165,7 @@ def _facts(evidence: dict[str, Any]) -> list[tuple[str, str]]:
         drifted = evidence["since_drift"]
         facts += [
             ("Drift since", evidence["drift_since"]),
+            ("Accuracy before", _share(evidence["accuracy_before"])),
             ("Accuracy since then", _share(drifted["performance"]["accuracy"])),
             ("Loss since then", _loss(drifted["loss"])),
             ("Labels since then", str(evidence["fresh_labels"])),

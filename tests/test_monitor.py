@@ -105,6 +105,19 @@ def test_loss_is_measured_since_the_drift_began(home: Home) -> None:
     assert home.evidence(4)["since_drift"] is None
 
 
+def test_a_drift_is_measured_against_the_champions_own_days_before_it(home: Home) -> None:
+    """Not against its reference, which has no photo by a sender that it was trained on."""
+    evidence, photos = home.evidence(CHANGED + 1), home.world.photos
+    live = photos["captured_at"].dt.date.isin(home.world.days[3:CHANGED])
+    live &= photos["labelled_at"] <= end_of(home.world.days[CHANGED + 1])
+    before = evidence["accuracy_before"]
+    assert before["rows"] == live.sum() != evidence["reference_accuracy"]["rows"]
+    since = evidence["since_drift"]["performance"]["accuracy"]
+    assert evidence["since_drift"]["loss"]["loss"] == pytest.approx(before["value"] - since["value"], abs=0.05)
+    quiet = home.evidence(4)
+    assert quiet["accuracy_before"] == quiet["reference_accuracy"], "nothing began"
+
+
 def test_evidence_is_strict_json_and_names_the_champion(home: Home) -> None:
     text = Path(home.monitor(4).evidence_uri).read_text()
     evidence = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -127,6 +140,7 @@ def test_page_and_numbers_are_on_the_champions_run(home: Home) -> None:
     assert len(client.get_metric_history(home.run_id, "monitor_accuracy")) == DAYS - 3
     page = Path(home.monitor(CHANGED).report_uri).read_text()
     assert f"tiny, {day} <span" in page
+    assert "Accuracy before" in page
     assert "Accuracy since then" in page
 
 

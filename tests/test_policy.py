@@ -175,6 +175,12 @@ def test_a_champion_that_knows_little_of_a_new_world_is_followed_up_when_labels_
     assert decide(replace(AGAIN, labels_known=1_100), RULES).action == "RETRAIN"
 
 
+def test_a_shortfall_of_some_days_asks_for_no_first_contender() -> None:
+    untrained = replace(AGAIN, labels_at_retrain=None, last_retrain=None)
+    assert decide(untrained, RULES).action == "WATCH", "looked at every day, chance alone makes one some day"
+    assert decide(replace(untrained, loss=0.1, loss_significant=True), RULES).action == "RETRAIN"
+
+
 def test_a_champion_is_followed_up_until_it_knows_as_many_labels_of_the_new_world_as_there_were_of_the_old() -> None:
     fine = replace(AGAIN, shortfall=0.0, shortfall_significant=False, shortfall_most=0.01, calm_windows=9)
     assert decide(fine, RULES).incident is None, "it knows more of it"
@@ -216,7 +222,10 @@ def test_an_incident_is_over_when_it_is_calm_and_accuracy_is_back() -> None:
     none = replace(calm, shortfall=None, shortfall_significant=False, shortfall_most=None)
     assert decide(none, RULES).incident == AGAIN.incident
     assert decide(replace(AGAIN, shortfall_most=0.04), RULES).incident == AGAIN.incident, "one calm window"
-    assert decide(replace(AGAIN, calm_windows=14), RULES).incident is None, "a harder world is the world by now"
+    tried = replace(AGAIN, calm_windows=14)
+    assert decide(tried, RULES).incident == AGAIN.incident, "a contender was asked for six days ago"
+    long = replace(tried, last_retrain=DAY - timedelta(days=14))
+    assert decide(long, RULES).incident is None, "a harder world is the world by now"
 
 
 def test_a_promotion_that_costs_accuracy_in_an_unchanged_world_is_taken_back() -> None:
@@ -257,8 +266,9 @@ def test_a_contender_is_asked_for_only_when_it_helps(evidence: Evidence) -> None
     measured = evidence.loss is not None and evidence.loss >= RULES.min_loss and evidence.loss_significant
     low = evidence.estimated_loss_low
     seen = low is not None and low >= RULES.min_loss and (evidence.loss is None or evidence.loss >= RULES.min_loss)
-    short = evidence.shortfall is not None and evidence.shortfall >= RULES.regain and evidence.shortfall_significant
     start, last = evidence.labels_at_start, evidence.labels_at_retrain
+    short = evidence.shortfall is not None and evidence.shortfall >= RULES.regain and evidence.shortfall_significant
+    short = short and last is not None
     young = start is not None and last is not None and last - start < start
     assert measured or short or (seen and evidence.drift == "DRIFT") or young
 
