@@ -18,7 +18,7 @@ from training import metrics
 from training.baseline import fit_baseline, standardise
 from training.calibrate import fit_temperature
 from training.data import Split
-from training.models import BuildError, ModelSpec, build, load_weights, torchvision_side
+from training.models import BuildError, ModelSpec, build, load_weights, pixel_statistics, torchvision_side
 from training.shards import Mapped, Rows
 
 CONTEXT = 5
@@ -46,6 +46,14 @@ def torchvision_spec(architecture: str) -> ModelSpec:
     side = torchvision_side(architecture, 16, pretrained=False)
     options = {"architecture": architecture, "side": side}
     return ModelSpec(kind="torchvision", classes=3, context=CONTEXT, size=16, options=options)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.just(3))))
+def test_statistics_of_pixels_are_numpys(images: np.ndarray) -> None:
+    mean, std = pixel_statistics(images)
+    assert mean == pytest.approx(list(images.mean(axis=(0, 1, 2)) / 255))
+    assert std == pytest.approx(list(images.std(axis=(0, 1, 2)) / 255), abs=1e-12)
+
 
 
 @pytest.mark.parametrize("size", [8, 16, 28, 64, 100, 224])

@@ -26,7 +26,8 @@ def draw(played: Sequence[Played], path: Path) -> None:
         panels.setdefault((world.recipe, world.change), []).append(world)
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
-    figure, grid = plt.subplots(lines, columns, figsize=(3.4 * columns, 2.7 * lines), dpi=120, squeeze=False)
+    height = 2.7 * lines
+    figure, grid = plt.subplots(lines, columns, figsize=(3.4 * columns, height), dpi=120, squeeze=False)
     for axis in grid.flat[len(panels) :]:
         axis.axis("off")
     for axis, ((recipe, change), worlds) in zip(grid.flat, panels.items(), strict=False):
@@ -34,8 +35,8 @@ def draw(played: Sequence[Played], path: Path) -> None:
         axis.set_title(f"{recipe}: {change}", fontsize=9, loc="left", fontweight="bold")
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=9)
-    figure.supxlabel("days since the change (in quiet worlds: before the end)", fontsize=9, y=0.06)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.supxlabel("days since the change (in quiet worlds: before the end)", fontsize=9, y=0.3 / height)
+    figure.tight_layout(rect=(0, 0.4 / height, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
