@@ -55,7 +55,6 @@ def test_statistics_of_pixels_are_numpys(images: np.ndarray) -> None:
     assert std == pytest.approx(list(images.std(axis=(0, 1, 2)) / 255), abs=1e-12)
 
 
-
 @pytest.mark.parametrize("size", [8, 16, 28, 64, 100, 224])
 def test_resnet_takes_any_size(size: int) -> None:
     spec = ModelSpec(kind="resnet", classes=3, context=CONTEXT, size=size, options={"width": 4, "blocks": [1, 2]})
