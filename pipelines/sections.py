@@ -338,8 +338,8 @@ class Policy(Section):
     regain: float = Field(default=0.02, gt=0, lt=1)
     """While accuracy is surely below what it was before the incident, and by this much or more, more is to be won."""
     settle: int = Field(default=14, ge=1)
-    """Windows in a row that are calm, and days since a contender was asked for, after which an incident is over although
-    accuracy is not back: the new world is harder."""
+    """Windows in a row that are calm, and days since a contender was asked for, after which an incident is over
+    although accuracy is not back: the new world is harder."""
     follow_up: float = Field(default=2.0, gt=1)
     """While accuracy is not back, or the new world was learnt from fewer labels than the old one, a contender is asked
     for again each time the labels since the change have grown by this factor."""
