@@ -201,12 +201,9 @@ def photos_to_come(ours: Bools, theirs: Bools, mask: Bools, since: Bools, odds: 
         mask: which rows are the slice's, [N].
         since: which came since the drift began, [N].
     """
-    difference, own = ours.astype(float) - theirs, since[mask]
-    gains, shares = [], []
-    for side, rows in ((own, since.sum()), (~own, (~since).sum())):
-        gains.append(difference[side].sum() / max(rows, 1))
-        shares.append(side.sum() / max(rows, 1))
-    return float((odds * gains[0] + gains[1]) / (odds + 1) / max(shares))
+    gained = (_weights(since, odds)[mask] * (ours.astype(float) - theirs)).sum() / (odds + 1)
+    most = max((mask & side).sum() / max(side.sum(), 1) for side in (since, ~since))
+    return float(gained / most)
 
 
 def _judged(masks: Mapping[Key, Bools], min_rows: int) -> list[Key]:

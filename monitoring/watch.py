@@ -176,25 +176,34 @@ def _accuracies(
     lately = day - timedelta(days=rules.truth_days - 1)
     recent = tally[tally["captured_on"] >= lately]
     drifted = None if since is None else tally[tally["captured_on"] >= since]
-    before = performance.judged(own if since is None else own[own["captured_on"] < since], rules.classes)
-    lived = since is not None and before["rows"].sum() >= rules.min_rows
+    before, before_by_age = _before(rules, own, reference, since)
     measure = partial(_accuracy, rules.classes, own)
     fresh = 0
     if drifted is not None:
         fresh = int(performance.labelled(drifted[~drifted["again"]], rules.classes)["rows"].sum())
     return {
         "reference_accuracy": asdict(_reference_accuracy(reference)),
-        "accuracy_before": asdict(performance.share_of(before) if lived else _reference_accuracy(reference)),
+        "accuracy_before": asdict(before),
         "lately": measure(_by_age(reference), lately),
-        "since_drift": None
-        if since is None
-        else measure(performance.by_age(before) if lived else _by_age(reference), since),
+        "since_drift": None if since is None else measure(before_by_age, since),
         "fresh_labels": fresh,
         "labels_known": frames.labels_known,
         "labels": arrivals.labels(own[own["captured_on"] >= lately], rules.classes, frames.doubts),
         "slices": performance.breakdown(recent, rules.classes, version),
         "cohorts": arrivals.cohorts(tally, rules.classes, day),
     }
+
+
+def _before(
+    rules: Watching, own: pd.DataFrame, reference: pd.DataFrame | None, since: date | None
+) -> tuple[performance.Share, Mapping[int, performance.Share] | performance.Share]:
+    """What a drift is measured against, as a whole and by the age of labels: the champion's days before it, or where
+    too few labels tell of those, its reference."""
+    if since is not None:
+        lived = performance.judged(own[own["captured_on"] < since], rules.classes)
+        if lived["rows"].sum() >= rules.min_rows:
+            return performance.share_of(lived), performance.by_age(lived)
+    return _reference_accuracy(reference), _by_age(reference)
 
 
 def _reference_accuracy(reference: pd.DataFrame | None) -> performance.Share:
