@@ -2,7 +2,8 @@
 
 Statistics of the pictures are compared on all photos. What the champion makes of them (its answers and its embedding)
 is compared on photos of senders that it was not trained on, on both sides: it knows the others better, so that their
-answers differ from those of its reference while nothing changes.
+answers differ from those of its reference while nothing changes. For the same reason the answers are those that it
+gives by the picture alone, where both sides have them: what it is told of a sender grows every day.
 
 Pure: frames in, arrays out.
 """
@@ -53,6 +54,10 @@ class Column:
     reference_median: float | None = None
 
 
+PICTURE_LABEL, PICTURE_PROBABILITIES = "picture_label", "picture_probabilities"
+"""What the champion says of a photo by the picture alone, as if it came from the average sender."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sides:
     """The rows of both sides, thinned. All arrays of `measured` are in the order window, reference, trained."""
@@ -63,6 +68,8 @@ class Sides:
     """source_id and picture statistics of rows that the champion was trained on; empty where they are not known."""
     new: Mask
     """Rows of the window by senders that the champion was not trained on."""
+    by_picture: bool
+    """Whether answers are those by the picture alone."""
     unseasonal: str
     """Why photos of all days are compared, where the recipe asks for those of the same season."""
 
@@ -108,11 +115,28 @@ def sides_of(
 ) -> Sides:
     """Both sides: rows of the same season, thinned."""
     reference, days, unseasonal = of_the_season(reference, window, season, min_rows)
+    by_picture = told_by_picture(reference) and told_by_picture(window)
+    if by_picture:
+        reference, window = as_by_picture(reference), as_by_picture(window)
     window = thin(window, seed)
     known = pd.DataFrame()
     if trained is not None and "source_id" in trained:
         known = thin(without_other_days(trained, days), seed)
-    return Sides(window, thin(reference, seed), known, _new(window, trained), unseasonal)
+    return Sides(window, thin(reference, seed), known, _new(window, trained), by_picture, unseasonal)
+
+
+def told_by_picture(frame: pd.DataFrame) -> bool:
+    """Whether each row has the answer by the picture alone."""
+    names = (PICTURE_LABEL, PICTURE_PROBABILITIES)
+    return all(name in frame and frame[name].notna().all() for name in names)
+
+
+def as_by_picture(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the answers by the picture alone for their answers."""
+    alone = frame[PICTURE_PROBABILITIES]
+    return frame.assign(
+        predicted=frame[PICTURE_LABEL], probabilities=alone, confidence=matrix(alone).max(axis=1, initial=0.0)
+    )
 
 
 def of_new_senders(window: pd.DataFrame, trained: pd.DataFrame | None) -> pd.DataFrame:

@@ -40,7 +40,8 @@ class Drift:
     """The verdict on one window.
 
     `shuffled`: what changed sides ("senders", "within senders", both, or "photos"). `new_rows`: those of the window
-    that the champion's answers were compared on.
+    that the champion's answers were compared on. `by_picture`: these are its answers by the picture alone; False where
+    a side does not have them, and then what is known of senders has its say.
     """
 
     verdict: Verdict
@@ -53,6 +54,7 @@ class Drift:
     shuffled: str
     alpha: float
     min_effect: float
+    by_picture: bool = False
 
 
 def detect(
@@ -71,7 +73,8 @@ def detect(
 
     Args:
         reference: rows the model had not been fitted on, or None where the model has none. Columns: `stats`,
-            `confidence`, `predicted`, `probabilities` and `embedding` (lists), and `source_id` if there are senders.
+            `confidence`, `predicted`, `probabilities` and `embedding` (lists), and `source_id` if there are senders;
+            `picture_label` and `picture_probabilities` where the model says what it would of the picture alone.
         window: the same columns for the photos in question.
         stats: names of picture statistics.
         min_rows: a side with fewer rows is UNKNOWN.
@@ -91,7 +94,7 @@ def detect(
     if unknown or reference is None:
         return outcome.verdict("UNKNOWN", [unknown])
     sides = sides_of(reference, window, trained, season=season, min_rows=min_rows, seed=seed)
-    outcome = replace(outcome, new_rows=int(sides.new.sum()), unseasonal=sides.unseasonal)
+    outcome = replace(outcome, new_rows=int(sides.new.sum()), by_picture=sides.by_picture, unseasonal=sides.unseasonal)
     found = measured(sides, stats, min_rows)
     names = [*found.numbers] + ([] if found.classes is None else [CLASS_MIX])
     if not names:
@@ -179,6 +182,7 @@ class _Outcome:
     new_rows: int
     alpha: float
     min_effect: float
+    by_picture: bool = False
     unseasonal: str = ""
 
     def judge(self, columns: Sequence[Column], permutations: int, shuffled: str) -> Drift:
@@ -217,4 +221,5 @@ class _Outcome:
             shuffled=shuffled,
             alpha=self.alpha,
             min_effect=self.min_effect,
+            by_picture=self.by_picture,
         )

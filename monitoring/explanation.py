@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from monitoring import drift
-from monitoring.columns import of_new_senders
+from monitoring.columns import as_by_picture, of_new_senders
 from monitoring.diagnosis import diagnose
 from monitoring.label_shift import explain
 from monitoring.season import Season, of_the_season
@@ -36,6 +36,8 @@ def explained(
         return {"label_shift": None, "diagnosis": None}
     reference, _, _ = of_the_season(reference, window, season, min_rows)
     window = of_new_senders(window, trained)
+    if found.by_picture:
+        reference, window = as_by_picture(reference), as_by_picture(window)
 
     def differs(remixed: pd.DataFrame) -> list[str]:
         again = drift.detect(

@@ -55,7 +55,7 @@ class Evidence:
     drift: Literal["DRIFT", "NO DRIFT", "UNKNOWN"]
     drift_reason: str
     drift_since: date | None
-    """First day of the unbroken run of DRIFT that `day` is in."""
+    """First day of the unbroken run of DRIFT that `day` is in, or a later one if `drift_anew`."""
     drifted_windows: int
     """Windows with DRIFT among the champion's last `windows` that could be told, this one included."""
     unknown_windows: int
@@ -110,6 +110,8 @@ class Evidence:
     """The day that the open incident began with."""
     shortfall_most: float | None = None
     """`shortfall` is at most this, but for chance."""
+    drift_anew: bool = False
+    """Whether other columns joined the run on `drift_since`, and accuracy fell with them."""
     untold: bool = False
     """Whether rows were too few to tell the newest contender that was judged from its champion."""
 
@@ -123,8 +125,10 @@ class Evidence:
 
         A champion that was trained on a few days of it drifts no more, and what came since the incident began is all
         that can tell whether the next one is better. Drift that is younger than the incident is a change of its own
-        only to a champion that was trained within it.
+        only to a champion that was trained within it, or where accuracy fell with it.
         """
+        if self.drift_anew:
+            return self.drift_since
         if self.drift_since is None or self.incident_since is None:
             return self.drift_since or self.incident_since
         older = self.champion_age > (self.day - self.incident_since).days

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from monitoring import arrivals, drift, performance
+from monitoring import arrivals, drift, onset, performance
 from monitoring.days import end_of, start_of
 from monitoring.estimate import estimate, tracked
 from monitoring.explanation import explained
@@ -81,9 +81,13 @@ def watch(
     """
     if champion is None:
         found = replace(found, reasons=("there is no champion yet",))
-    since = drift_since(champion, day, earlier) if found.verdict == "DRIFT" else None
     version = None if champion is None else champion.version
     own = frames.tally[(frames.tally["version"] == version) & frames.tally["unseen"]]
+    since, anew = None, False
+    if found.verdict == "DRIFT":
+        starts = onset.starts(version, day, onset.drifted(map(asdict, found.columns)), earlier)
+        since = onset.began(own, rules.classes, starts)
+        anew = since != starts[0]
     return {
         "day": str(day),
         "as_of": end_of(day).isoformat(),
@@ -91,6 +95,7 @@ def watch(
         "champion": None if champion is None else {**asdict(champion), "as_of": champion.as_of.isoformat()},
         "drift": {**asdict(found), **_explained(found, rules, frames, day)},
         "drift_since": None if since is None else str(since),
+        "drift_anew": anew,
         "estimate": _estimate(day, rules, version, frames, own, earlier),
         **_accuracies(rules, version, frames, own, day, since),
     }
@@ -125,23 +130,9 @@ def _explained(found: drift.Drift, rules: Watching, frames: Frames, day: date) -
     )
 
 
-def drift_since(champion: Champion | None, day: date, earlier: Iterable[Mapping[str, Any]]) -> date:
-    """First day of the run of DRIFT under this champion that ends with `day`; an UNKNOWN day does not end it."""
-    since = day
-    for evidence in earlier:
-        watched = evidence["champion"]
-        if not watched or not champion or watched["version"] != champion.version:
-            break
-        if evidence["verdict"] == "NO DRIFT":
-            break
-        if evidence["verdict"] == "DRIFT":
-            since = date.fromisoformat(evidence["day"])
-    return since
-
-
 def earliest(rules: Watching, champion: Champion | None, day: date, earlier: Iterable[Mapping[str, Any]]) -> date:
     """First day whose answers matter: of the last truth_days, and as many before a drift that may go on."""
-    last = day if champion is None else drift_since(champion, day, earlier)
+    last = day if champion is None else onset.starts(champion.version, day, frozenset(), earlier)[0]
     return min(last - timedelta(days=rules.truth_days), day - timedelta(days=rules.truth_days - 1))
 
 

@@ -46,6 +46,7 @@ def gather(found: Row, decisions: Sequence[Row], day: date, rules: Rules) -> Evi
         drift=found["verdict"],
         drift_reason=_shortly(found["drift"]["reasons"]),
         drift_since=None if found["drift_since"] is None else date.fromisoformat(found["drift_since"]),
+        drift_anew=found.get("drift_anew", False),
         drifted_windows=_drifted(found, told, champion["generation"], rules.windows),
         unknown_windows=_run([found["verdict"], *_newest(told, "drift")], "UNKNOWN"),
         loss=measured["loss"]["loss"],
@@ -178,7 +179,9 @@ def _incident(found: Row, told: Sequence[Row], measured: Row, rules: Rules) -> d
     calm = 1 + _run([bool(one) for one in _newest(told, "calm_windows")], True) if quiet else 0
     first = (own[0].get("evidence") or {}) if own else {}
     before = first.get("before")
-    since = kept(own[0]).get("drift_since") if own else None
+    # What began the incident may have cost nothing: where accuracy fell later, that is the change.
+    since = next((kept(row)["drift_since"] for row in reversed(own) if kept(row).get("drift_anew")), None)
+    since = since or (kept(own[0]).get("drift_since") if own else None)
     began = date.fromisoformat(since) if since else _day_of(own[0]) if own else None
     # Its own accuracy of the last days, not what it was promised: a new champion's reference is of the new world.
     short, most = None, None

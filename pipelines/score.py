@@ -39,6 +39,7 @@ from pipelines.scoring import check_model, gathered
 from pipelines.settings import Settings
 from serving.batch import Scorer, in_order
 from serving.pictures import STATS
+from serving.runtime import Answer
 from training.shards import Images, open_shard
 
 BATCH = 64
@@ -61,6 +62,8 @@ SCHEMA = pa.schema(
         ("confidence", pa.float32()),
         ("probabilities", pa.list_(pa.float32())),
         ("embedding", pa.list_(pa.float32())),
+        ("picture_label", pa.string()),
+        ("picture_probabilities", pa.list_(pa.float32())),
         ("defaulted", pa.bool_()),
         ("content_hash", pa.string()),
         ("context", pa.list_(pa.float32())),
@@ -207,7 +210,7 @@ def _answer(scorer: Scorer, images: Images, generation: int, block: tuple[pd.Dat
     # Rows that follow each other, as `prepare` writes them, are looked at where they lie; others are gathered.
     one_piece = last - first == len(where) - 1 and bool((np.diff(where) == 1).all())
     answer = scorer.predict(images[first : last + 1] if one_piece else images[where], told.context)
-    return _as_batch(rows, answer.probabilities, answer.embedding, told, np.asarray(scorer.classes), generation)
+    return _as_batch(rows, answer, told, np.asarray(scorer.classes), generation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +223,12 @@ class _Told:
 
 def _as_batch(
     rows: pd.DataFrame,
-    probabilities: np.ndarray,
-    embedding: np.ndarray,
+    answer: Answer,
     told: "_Told",
     classes: np.ndarray,
     generation: int,
 ) -> pa.Table:
+    probabilities, alone = answer.probabilities, answer.picture_probabilities
     columns = {
         "prediction_id": [prediction_id(image_id, generation) for image_id in rows["image_id"]],
         "image_id": rows["image_id"].to_numpy(),
@@ -234,7 +237,9 @@ def _as_batch(
         "label": classes[probabilities.argmax(axis=1)],
         "confidence": probabilities.max(axis=1),
         "probabilities": list(probabilities.astype(np.float32)),
-        "embedding": list(embedding.astype(np.float32)),
+        "embedding": list(answer.embedding.astype(np.float32)),
+        "picture_label": None if alone is None else classes[alone.argmax(axis=1)],
+        "picture_probabilities": None if alone is None else list(alone.astype(np.float32)),
         "defaulted": told.defaulted,
         # A shard of an older Classy may not say it: then nobody is answered from memory with this row.
         "content_hash": rows["sha256"].to_numpy() if "sha256" in rows else [None] * len(rows),

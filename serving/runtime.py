@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 MANIFEST, CARD, GRAPH, PROBE = "manifest.json", "card.json", "model.onnx", "probe.safetensors"
 NEEDED = ("classes", "context_names", "image", "image_spec_hash", "service", "service_hash", "run_id")
+OUTPUTS = ("probabilities", "embedding", "picture_probabilities")
+"""Of a graph; an older one lacks the last."""
 BATCH = 8
 """Rows of one run of the graph. Larger ones leave the cache: a 1.5 M parameter network on 64 × 64 pixels took 1.5 ms an
 image in batches of 1 or 2, 2.4 in batches of 8, 2.8 in batches of 64 (one core)."""
@@ -48,6 +50,13 @@ class Answer:
     """[N, C], calibrated, in the order of the card's classes."""
     embedding: NDArray[np.float32]
     """[N, E]: what the network saw in the picture, without the context."""
+    picture_probabilities: NDArray[np.float32] | None
+    """[N, C]: the answer by the picture alone, as if by the average sender; None: a package that does not say it."""
+
+
+def answer_of(outputs: dict[str, NDArray[np.float32]]) -> Answer:
+    """The answer that a graph's outputs make, by their names."""
+    return Answer(outputs["probabilities"], outputs["embedding"], outputs.get("picture_probabilities"))
 
 
 class Model:
@@ -61,7 +70,8 @@ class Model:
         self.size = int(card["image"]["size"])
         self.width = len(card["context_names"])
         self._session = session
-        self._embedding = int(session.get_outputs()[1].shape[1])
+        shapes = ports(session)
+        self._widths = {name: shapes[name][0] for name in OUTPUTS if name in shapes}
 
     def predict(self, images: NDArray[np.uint8], context: NDArray[np.float32], *, batch: int = BATCH) -> Answer:
         """Classes of canonical images.
@@ -78,16 +88,16 @@ class Model:
             raise ValueError(f"images: {images.dtype} {images.shape}, expected uint8 (N, {self.size}, {self.size}, 3)")
         if context.shape != (count, self.width):
             raise ValueError(f"context: {context.shape}, expected ({count}, {self.width})")
-        probabilities = np.empty((count, len(self.classes)), np.float32)
-        embedding = np.empty((count, self._embedding), np.float32)
+        found = {name: np.empty((count, width), np.float32) for name, width in self._widths.items()}
         for start in range(0, count, batch):
             part = slice(start, start + batch)
             inputs = {
                 "image": np.ascontiguousarray(images[part]),
                 "context": np.ascontiguousarray(context[part], dtype=np.float32),
             }
-            probabilities[part], embedding[part] = self._session.run(("probabilities", "embedding"), inputs)
-        return Answer(probabilities, embedding)
+            for name, values in zip(found, self._session.run(tuple(found), inputs), strict=True):
+                found[name][part] = values
+        return answer_of(found)
 
 
 def load_model(folder: Path, *, threads: int = 0) -> Model:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from serving.canonical import ImageSpec
+from serving.pictures import STATS
 from training.baseline import standardise
 from training.card import make_card, write_card
 from training.data import Split
@@ -111,6 +112,7 @@ def _made(size: int, classes: tuple[str, ...], context_names: tuple[str, ...], s
             "service": "context_v1",
             "service_hash": SERVICE_HASH,
             "context_names": context_names,
+            "stats_names": [name for name in context_names if name in STATS],
             "snapshot_id": "made-up",
             "snapshot_uri": "made-up",
             "as_of": "2026-03-07T00:00:00+00:00",

@@ -119,6 +119,43 @@ def test_an_axis_without_variance_is_no_column() -> None:
     assert (scores[:, 1:] == 0).all()
 
 
+def by_picture(frame: pd.DataFrame, *, known: float) -> pd.DataFrame:
+    """The model is surer of a sender the more it knows of it, and says also what it would of the picture alone."""
+    alone = np.stack(frame["probabilities"].to_list()).astype(float)
+    told = alone ** (1 + known)
+    told /= told.sum(axis=1, keepdims=True)
+    return frame.assign(
+        picture_label=frame["predicted"],
+        picture_probabilities=list(alone),
+        probabilities=list(told),
+        confidence=told.max(axis=1),
+    )
+
+
+def test_what_is_learnt_of_senders_is_no_drift_where_the_model_says_what_the_picture_alone_does() -> None:
+    random = np.random.default_rng(5)
+    reference, window = by_picture(world(300, random), known=0.0), by_picture(world(200, random), known=2.0)
+    found = detect(reference, window)
+    assert (found.verdict, found.by_picture) == ("NO DRIFT", True)
+    alone = ["picture_label", "picture_probabilities"]
+    told = detect(reference, window.drop(columns=alone))
+    assert (told.verdict, told.by_picture) == ("DRIFT", False), "an older model does not say it"
+    assert column(told, "confidence").verdict == "DRIFT"
+    half = window.assign(picture_probabilities=window["picture_probabilities"].where(window.index > 0, None))
+    assert not detect(reference, half).by_picture
+
+
+def test_a_change_of_pictures_shows_in_what_the_picture_alone_says() -> None:
+    random = np.random.default_rng(6)
+    reference, window = by_picture(world(300, random), known=0.0), by_picture(world(200, random), known=0.0)
+    swapped = [np.roll(row, 1) for row in window["picture_probabilities"]]
+    flat = [row * 0.3 + 0.7 / CLASSES for row in swapped]
+    found = detect(reference, window.assign(picture_probabilities=flat))
+    assert column(found, "confidence").verdict == "DRIFT"
+    pair = drift.compared(reference, window, stats=STATS, min_rows=20, seed=1)
+    np.testing.assert_allclose(pair[0]["confidence"], np.stack(reference["picture_probabilities"]).max(axis=1))
+
+
 # ------------------------------------------------------------------------------------------------- power
 
 

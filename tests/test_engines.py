@@ -128,7 +128,8 @@ class Off:
 
     def predict(self, images: np.ndarray, context: np.ndarray) -> Answer:
         answer = self._model.predict(images, context)
-        return Answer(answer.probabilities + np.float32(self._off), answer.embedding)
+        off = answer.probabilities + np.float32(self._off)
+        return Answer(off, answer.embedding, answer.picture_probabilities)
 
 
 def openvino_off(monkeypatch: pytest.MonkeyPatch, **off: float) -> None:
@@ -204,6 +205,9 @@ def test_any_number_of_rows_is_answered_as_the_runtime_that_travels_with_the_mod
         assert found.probabilities.shape == (count, len(CLASSES))
         np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=near)
         assert found.embedding.shape == wanted.embedding.shape
+        assert found.picture_probabilities is not None
+        assert wanted.picture_probabilities is not None
+        np.testing.assert_allclose(found.picture_probabilities, wanted.picture_probabilities, atol=near)
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])

@@ -21,6 +21,7 @@ SNAPSHOT = {
     "service": "context_v1",
     "service_hash": "0" * 12,
     "context_names": [f"c{number}" for number in range(CONTEXT)],
+    "stats_names": ["c0", "c1"],
     "snapshot_id": "made-up",
     "snapshot_uri": "/nowhere/made-up",
     "as_of": "2026-03-07T00:00:00+00:00",
@@ -85,6 +86,35 @@ def test_graph_and_module_agree_on_any_batch(spec: ModelSpec, tmp_path: Path) ->
         np.testing.assert_allclose(probabilities, metrics.softmax(logits.numpy(), 0.7), atol=1e-4)
         np.testing.assert_allclose(embedding, seen.numpy(), atol=1e-3)
         np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sklearn", "resnet"])
+def test_the_answer_by_the_picture_alone_does_not_depend_on_the_sender(kind: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    torch.manual_seed(3)
+    options = {"pixels": 5} if kind == "sklearn" else {"width": 4, "blocks": [1, 1]}
+    model = build(ModelSpec(kind=kind, classes=3, context=CONTEXT, size=16, options=options)).eval()  # type: ignore[arg-type]
+    model.set_context(np.full(CONTEXT, 3.0), np.full(CONTEXT, 2.0))
+    about_picture = np.arange(CONTEXT) < 2
+    write_graph(tmp_path / "model.onnx", model, 0.7, about_picture)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    context = rng.normal(3, 2, (9, CONTEXT)).astype(np.float32)
+    average, stranger, brighter = context.copy(), context.copy(), context.copy()
+    average[:, ~about_picture], stranger[:, ~about_picture] = 3.0, 0.0
+    brighter[:, about_picture] += 2.0
+
+    def said(context: np.ndarray) -> dict[str, np.ndarray]:
+        names = ["probabilities", "picture_probabilities"]
+        return dict(zip(names, session.run(names, {"image": image, "context": context}), strict=True))
+
+    alone = said(context)["picture_probabilities"]
+    np.testing.assert_allclose(alone, said(stranger)["picture_probabilities"], atol=1e-6)
+    np.testing.assert_allclose(alone, said(average)["probabilities"], atol=1e-5)
+    assert np.abs(alone - said(context)["probabilities"]).max() > 0.01
+    assert np.abs(alone - said(brighter)["picture_probabilities"]).max() > 0.01
 
 
 def test_a_graph_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -210,6 +210,8 @@ def test_a_contender_is_judged_since_the_drift_or_since_its_incident_began() -> 
     assert within.changed_since == CALL.drift_since, "it has learned what the incident began with"
     assert replace(within, champion_age=30).changed_since == began, "it was lost before it was seen to drift"
     assert QUIET.changed_since is None
+    anew = replace(within, champion_age=30, drift_anew=True)
+    assert anew.changed_since == CALL.drift_since, "the days before cost nothing"
 
 
 def test_an_incident_is_over_when_it_is_calm_and_accuracy_is_back() -> None:

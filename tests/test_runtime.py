@@ -52,6 +52,8 @@ def test_it_answers_as_trained(model: Model) -> None:
     answer = model.predict(rows.images[:], rows.context)
     assert answer.probabilities.shape == (150, 10)
     assert answer.embedding.shape == (150, 8 * 8 * 3)
+    assert answer.picture_probabilities is not None
+    assert answer.picture_probabilities.shape == answer.probabilities.shape
     assert metrics.accuracy(answer.probabilities, rows.labels) > 0.75
     assert model.classes == tuple("0123456789")
 

@@ -30,6 +30,7 @@ def make_card(model: Classifier, *, name: str, candidate: str, run_id: str, reci
         "service": snapshot["service"],
         "service_hash": snapshot["service_hash"],
         "context_names": list(snapshot["context_names"]),
+        "stats_names": list(snapshot["stats_names"]),
         "context_default": [round(float(value), 6) for value in model.context_mean],
         "temperature": temperature,
         "snapshot_id": snapshot["snapshot_id"],

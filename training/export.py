@@ -1,7 +1,9 @@
 """A trained module as a package that is no code: ONNX graph, safetensors, card, and a manifest of SHA-256s.
 
 The graph takes `image` uint8 [N, H, W, 3] and `context` float32 [N, F], both raw, and gives calibrated
-`probabilities` [N, C] and `embedding` [N, E]: normalisation, softmax and temperature are inside.
+`probabilities` [N, C] and `embedding` [N, E]: normalisation, softmax and temperature are inside. Where the card tells
+which columns of the context are about the picture (`stats_names`), there is `picture_probabilities` [N, C] too: the
+answer by the picture alone.
 """
 
 import hashlib
@@ -49,20 +51,34 @@ class Checked:
 
 
 class Answering(nn.Module):
-    """What is exported: a classifier whose answers are calibrated probabilities."""
+    """What is exported: a classifier whose answers are calibrated probabilities.
 
-    def __init__(self, model: Classifier, temperature: float) -> None:
+    Args:
+        about_picture: bool [F], which columns of the context are about the picture; None: nobody says.
+    """
+
+    def __init__(self, model: Classifier, temperature: float, about_picture: NDArray[np.bool_] | None = None) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.outputs = ["probabilities", "embedding"] + ([] if about_picture is None else ["picture_probabilities"])
+        self.about_picture: Tensor | None
+        told = None if about_picture is None else torch.tensor(about_picture, dtype=torch.float32)
+        self.register_buffer("about_picture", told)
 
-    def forward(self, image: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, context: Tensor) -> tuple[Tensor, ...]:
         logits, embedding = self.model(image, context)
-        return torch.softmax(logits / self.temperature, dim=1), embedding
+        answer = torch.softmax(logits / self.temperature, dim=1)
+        if self.about_picture is None:
+            return answer, embedding
+        alone = self.model.by_picture(embedding, context, self.about_picture)
+        return answer, embedding, torch.softmax(alone / self.temperature, dim=1)
 
 
-def write_graph(path: Path, model: Classifier, temperature: float) -> None:
-    """Export to ONNX with a free batch axis.
+def write_graph(
+    path: Path, model: Classifier, temperature: float, about_picture: NDArray[np.bool_] | None = None
+) -> None:
+    """Export `Answering` to ONNX with a free batch axis.
 
     Raises:
         ExportError: the architecture cannot be exported.
@@ -70,14 +86,15 @@ def write_graph(path: Path, model: Classifier, temperature: float) -> None:
     spec = model.spec
     example = torch.zeros(4, spec.size, spec.size, 3, dtype=torch.uint8), torch.zeros(4, spec.context)
     rows = torch.export.Dim("N", min=1, max=1 << 20)
+    module = Answering(model.cpu().eval(), temperature, about_picture).eval()
     try:
         with _quiet():
             program = torch.onnx.export(
-                Answering(model.cpu().eval(), temperature).eval(),
+                module,
                 example,
                 dynamo=True,
                 input_names=["image", "context"],
-                output_names=["probabilities", "embedding"],
+                output_names=module.outputs,
                 dynamic_shapes=({0: rows}, {0: rows}),
                 verbose=False,
             )
@@ -116,25 +133,35 @@ def _strip(graph: onnx.GraphProto) -> None:
     del graph.metadata_props[:]
 
 
-def check_graph(path: Path, model: Classifier, temperature: float, rows: Split, *, batch: int = 64) -> Checked:
+def check_graph(
+    path: Path,
+    model: Classifier,
+    temperature: float,
+    rows: Split,
+    *,
+    about_picture: NDArray[np.bool_] | None = None,
+    batch: int = 64,
+) -> Checked:
     """Run graph and module over the same real rows.
 
     Raises:
         ExportError: a probability differs by more than TOLERANCE, or the class does (ties aside).
     """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    module = Answering(model.cpu().eval(), temperature).eval()
+    module = Answering(model.cpu().eval(), temperature, about_picture).eval()
+    answers = [name for name in module.outputs if name != "embedding"]
     worst, seen = 0.0, 0
     for images, context, _ in rows.batches(batch):
         with torch.inference_mode():
-            expected = module(torch.tensor(images), torch.tensor(context))[0].numpy()
-        found = session.run(["probabilities"], {"image": images, "context": context})[0]
-        worst = max(worst, float(np.abs(expected - found).max()))
-        if not worst <= TOLERANCE or (expected.argmax(1) != found.argmax(1))[_margin(expected) > TOLERANCE].any():
-            raise ExportError(
-                f"{path}: the exported graph differs from the module by {worst:.2g} in probability (allowed: "
-                f"{TOLERANCE:g}); this architecture cannot be served as ONNX"
-            )
+            said = dict(zip(module.outputs, module(torch.tensor(images), torch.tensor(context)), strict=True))
+        for name, found in zip(answers, session.run(answers, {"image": images, "context": context}), strict=True):
+            expected = said[name].numpy()
+            worst = max(worst, float(np.abs(expected - found).max()))
+            if not worst <= TOLERANCE or (expected.argmax(1) != found.argmax(1))[_margin(expected) > TOLERANCE].any():
+                raise ExportError(
+                    f"{path}: the exported graph differs from the module by {worst:.2g} in {name} (allowed: "
+                    f"{TOLERANCE:g}); this architecture cannot be served as ONNX"
+                )
         seen += len(images)
     return Checked(rows=seen, max_difference=worst)
 
@@ -151,8 +178,9 @@ def write_package(folder: Path, model: Classifier, temperature: float, card: dic
     Raises:
         ExportError: the graph cannot be made, or differs from the module.
     """
-    write_graph(folder / GRAPH, model, temperature)
-    checked = check_graph(folder / GRAPH, model, temperature, rows)
+    about_picture = np.isin(card["context_names"], card["stats_names"]) if "stats_names" in card else None
+    write_graph(folder / GRAPH, model, temperature, about_picture)
+    checked = check_graph(folder / GRAPH, model, temperature, rows, about_picture=about_picture)
     save_model(folder / WEIGHTS, model, {"temperature": temperature})
     write_probe(folder / PROBE, model, temperature, rows)
     write_card(folder / CARD, card)

@@ -104,6 +104,19 @@ class Classifier(nn.Module):
         embedding = self.body(pixels)
         return self.head(embedding, known), embedding
 
+    def by_picture(self, embedding: Tensor, context: Tensor, about_picture: Tensor) -> Tensor:
+        """Logits [N, C] by the picture alone: as if it came from the average sender of the training rows.
+
+        What is known of a sender grows from day to day, and the answers with it, while no picture changes: whether the
+        world did is judged by these.
+
+        Args:
+            embedding: [N, E], of `forward`.
+            context: [N, F], raw.
+            about_picture: float32 [F], 1 where a column is about the picture, 0 where it is about the sender.
+        """
+        return self.head(embedding, self.known(context) * about_picture)
+
 
 class Head(nn.Module):
     """Linear on the picture's features and a few units that read the context."""

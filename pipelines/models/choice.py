@@ -28,7 +28,7 @@ def read_choice(
     in memory, however large the files.
 
     Args:
-        paths: files with the same columns, `keys` among them.
+        paths: files with the same columns, `keys` among them; one may lack some of the others.
         keep: which photos there are to choose from, by their `keys`; None: all.
     """
     if not paths:
@@ -42,7 +42,9 @@ def read_choice(
         lots = pd.util.hash_array(found["image_id"].to_numpy(object), categorize=False)
         found = found.iloc[np.argpartition(lots, most)[:most]]
     tables = [_rows_at(path, found.loc[found["file"] == n, "position"].to_numpy()) for n, path in enumerate(paths)]
-    return pa.concat_tables(tables).to_pandas().sort_values(["captured_at", "image_id"], ignore_index=True)
+    # A file of an older Classy has fewer columns: its rows have nothing there.
+    joined = pa.concat_tables(tables, promote_options="default").to_pandas()
+    return joined.sort_values(["captured_at", "image_id"], ignore_index=True)
 
 
 def _rows_at(path: Path, positions: NDArray[np.int64]) -> pa.Table:

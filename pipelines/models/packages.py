@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from mlflow.models.signature import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
+from numpy.typing import NDArray
 
 from pipelines.models import tracking
 from pipelines.models.reference import reference_rows, trained_rows
@@ -88,7 +89,8 @@ def write_reference(path: Path, model: Model, data: SnapshotData, spec: Monitori
     After them come rows that it was fitted on (`trained_rows`), split "train", without answers.
     """
     parts = [_answers(model, data, name) for name in OUT_OF_SAMPLE]
-    table = pa.concat_tables(parts).sort_by([("captured_at", "ascending"), ("image_id", "ascending")])
+    joined = pa.concat_tables(parts, promote_options="default")  # a split without rows has fewer columns
+    table = joined.sort_by([("captured_at", "ascending"), ("image_id", "ascending")])
     since = data.meta.get("drift_from")
     kept = table.filter(
         reference_rows(
@@ -119,6 +121,7 @@ def _answers(model: Model, data: SnapshotData, name: str) -> pa.Table:
     probabilities = np.concatenate([np.empty((0, len(model.classes)), np.float32), *(a.probabilities for a in answers)])
     width = answers[0].embedding.shape[1] if answers else 0
     embedding = np.concatenate([np.empty((0, width), np.float32), *(answer.embedding for answer in answers)])
+    alone = [answer.picture_probabilities for answer in answers if answer.picture_probabilities is not None]
     classes = np.asarray(model.classes)
     columns: dict[str, Any] = {
         "image_id": pa.array(rows.image_ids.tolist(), pa.string()),
@@ -130,6 +133,14 @@ def _answers(model: Model, data: SnapshotData, name: str) -> pa.Table:
         "confidence": pa.array(probabilities.max(axis=1, initial=0), pa.float32()),
         "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
         "embedding": pa.array(list(embedding), pa.list_(pa.float32())),
+        **(_by_picture(classes, np.concatenate(alone)) if alone else {}),
         **{stat: pa.array(rows.stats[:, i], pa.float32()) for i, stat in enumerate(data.stats_names)},
     }
     return pa.table(columns)
+
+
+def _by_picture(classes: NDArray[np.str_], probabilities: NDArray[np.float32]) -> dict[str, pa.Array]:
+    return {
+        "picture_label": pa.array(classes[probabilities.argmax(axis=1)].tolist(), pa.string()),
+        "picture_probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
+    }

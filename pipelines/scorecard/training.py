@@ -115,6 +115,8 @@ class Trainer:
         frame["predicted"] = classes[probabilities.argmax(axis=1)]
         frame["confidence"] = probabilities.max(axis=1)
         frame["probabilities"], frame["embedding"] = list(probabilities), list(embedding)
+        alone = metrics.softmax(_by_picture(fitted.model, embedding, rows.context), fitted.temperature)
+        frame["picture_label"], frame["picture_probabilities"] = classes[alone.argmax(axis=1)], list(alone)
         return frame.assign(**{name: rows.stats[:, i] for i, name in enumerate(STATS)})
 
     def reference(self, fitted: Fitted, as_of: datetime, drift_from: date | None) -> pd.DataFrame:
@@ -165,6 +167,14 @@ class Trainer:
     def of_day(self, number: int) -> NDArray[np.int64]:
         """Positions of the photos of a day."""
         return np.flatnonzero(self.world.photos["day"].to_numpy() == number)
+
+
+def _by_picture(model: Classifier, embedding: NDArray[np.float32], context: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits [N, C] by the picture alone; a context begins with the picture's statistics."""
+    about_picture = torch.arange(context.shape[1]) < len(STATS)
+    with torch.inference_mode():
+        found: torch.Tensor = model.by_picture(torch.tensor(embedding), torch.tensor(context), about_picture.float())
+    return found.numpy()
 
 
 def accuracy(trainer: Trainer, fitted: Fitted, number: int) -> float:

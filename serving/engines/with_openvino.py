@@ -1,6 +1,7 @@
 """OpenVINO on CPU, in bfloat16 where the chip multiplies it."""
 
 import importlib.util
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.runtime import GRAPH, Answer, ModelError, Package, check_card
+from serving.runtime import GRAPH, OUTPUTS, Answer, ModelError, Package, answer_of, check_card
 
 STEPS = (8, 4, 2, 1)
 """Rows of the graphs that are compiled. A graph with a fixed number of rows is about a tenth quicker than one with a
@@ -43,6 +44,7 @@ class OpenVino:
             # From the bytes that were hashed: nobody can change the file in between.
             graph = _core().read_model(package.graph)
             check_card(folder, package.card, {port.any_name: _shape(port) for port in (*graph.inputs, *graph.outputs)})
+            self._widths = {port.any_name: _shape(port)[0] for port in graph.outputs if port.any_name in OUTPUTS}
             self._compiled = {rows: _compile(graph, rows, options) for rows in STEPS}
             # As many as may run at once, made and run now: the first run of each is slow, and is nobody's.
             self._free = [self._runs() for _ in range(threads)]
@@ -51,12 +53,10 @@ class OpenVino:
                     run.request.infer(share_outputs=True)
         except RuntimeError as error:
             raise ModelError(f"{folder / GRAPH}: OpenVINO cannot open it: {_brief(error)}") from error
-        self._widths = {port.any_name: _shape(port)[0] for port in graph.outputs}
 
     def predict(self, images: NDArray[np.uint8], context: NDArray[np.float32]) -> Answer:
         count = len(images)
-        probabilities = np.empty((count, self._widths["probabilities"]), np.float32)
-        embedding = np.empty((count, self._widths["embedding"]), np.float32)
+        found = {name: np.empty((count, width), np.float32) for name, width in self._widths.items()}
         try:
             runs = self._free.pop()
         except IndexError:
@@ -69,23 +69,24 @@ class OpenVino:
                 run.image[:] = images[part]
                 run.context[:] = context[part]
                 run.request.infer(share_outputs=True)
-                probabilities[part], embedding[part] = run.probabilities, run.embedding
+                for name, values in run.outputs.items():
+                    found[name][part] = values
                 start += rows
         self._free.append(runs)
-        return Answer(probabilities, embedding)
+        return answer_of(found)
 
     def _runs(self) -> dict[int, "_Run"]:
         """What one thread runs at a time: one request holds one run's tensors."""
-        return {rows: _Run(compiled) for rows, compiled in self._compiled.items()}
+        return {rows: _Run(compiled, self._widths) for rows, compiled in self._compiled.items()}
 
 
 class _Run:
     """An infer request and the memory it reads and writes. Giving it its inputs anew at each run would cost as much as
     a small network does."""
 
-    __slots__ = ("context", "embedding", "image", "probabilities", "request")
+    __slots__ = ("context", "image", "outputs", "request")
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, outputs: Iterable[str]) -> None:
         import openvino
 
         self.request = compiled.create_infer_request()
@@ -93,8 +94,7 @@ class _Run:
         self.context = np.zeros(list(compiled.input("context").shape), np.float32)
         self.request.set_tensor("image", openvino.Tensor(self.image, shared_memory=True))
         self.request.set_tensor("context", openvino.Tensor(self.context, shared_memory=True))
-        self.probabilities = self.request.get_tensor("probabilities").data
-        self.embedding = self.request.get_tensor("embedding").data
+        self.outputs = {name: self.request.get_tensor(name).data for name in outputs}
 
 
 def has_openvino() -> bool:
