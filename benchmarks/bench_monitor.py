@@ -174,13 +174,17 @@ def _columns(recipe: Recipe, rows: int, start: date, days: int, *, shifted: floa
     p = random.dirichlet(np.full(len(classes), 0.3), rows).astype(np.float32)
     seconds = np.sort(random.integers(0, days * 86_400, rows))
     captured = np.datetime64(str(start), "us") + seconds.astype("timedelta64[s]")
+    answers = pa.array(classes[p.argmax(axis=1)])
+    probabilities = pa.FixedSizeListArray.from_arrays(p.ravel(), len(classes)).cast(pa.list_(pa.float32()))
     return {
         "image_id": pa.array([f"{start}-{n}" for n in range(rows)]),
         "source_id": pa.array([f"sender-{n % SENDERS}" for n in range(rows)]),
         "captured_at": pa.array(captured, pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
-        "answer": pa.array(classes[p.argmax(axis=1)]),
+        "answer": answers,
         "confidence": pa.array(p.max(axis=1)),
-        "probabilities": pa.FixedSizeListArray.from_arrays(p.ravel(), len(classes)).cast(pa.list_(pa.float32())),
+        "probabilities": probabilities,
+        "picture_label": answers,
+        "picture_probabilities": probabilities,
         "embedding": pa.FixedSizeListArray.from_arrays(
             random.normal(shifted, 1, rows * WIDTH).astype(np.float32), WIDTH
         ).cast(pa.list_(pa.float32())),
@@ -221,7 +225,9 @@ def _earlier(settings: Settings, day: date) -> None:
     from pipelines import files
     from pipelines.models.evidence import EVIDENCE, monitor_root
 
-    found = {"day": str(day), "verdict": "DRIFT", "champion": {"version": "1", "generation": 1}}
+    columns = [{"name": name, "verdict": "DRIFT"} for name in STATS]
+    champion = {"version": "1", "generation": 1}
+    found = {"day": str(day), "verdict": "DRIFT", "champion": champion, "drift": {"columns": columns}}
     with files.new_partition(monitor_root(settings, day)) as draft:
         (draft.folder / EVIDENCE).write_text(json.dumps(found))
         draft.meta = {"day": str(day), "verdict": "DRIFT"}

@@ -177,7 +177,9 @@ def measured(sides: Sides, stats: Sequence[str], min_rows: int) -> Measured:
 def _statistic(name: str, sides: Sides) -> Floats:
     frames = (sides.window, sides.reference, sides.trained)
     known = [frame[name] if name in frame else pd.Series(np.nan, index=frame.index) for frame in frames]
-    return np.concatenate([pd.to_numeric(values, errors="coerce").to_numpy(float) for values in known])
+    values = np.concatenate([pd.to_numeric(values, errors="coerce").to_numpy(float) for values in known])
+    # One value of many photos, kept as float32 on one side and as float64 on the other, would be two.
+    return values.astype(np.float32).astype(float)
 
 
 def _answers(sides: Sides, min_rows: int) -> tuple[dict[str, Floats], Codes | None, list[Column]]:

@@ -119,6 +119,20 @@ def test_an_axis_without_variance_is_no_column() -> None:
     assert (scores[:, 1:] == 0).all()
 
 
+@pytest.mark.parametrize("side", ["window", "reference"])
+def test_the_same_values_in_another_precision_are_the_same(side: str) -> None:
+    """Photos of one camera share a shape, 1600 / 2132: as float32 it is a little less than as float64."""
+    random = np.random.default_rng(8)
+    sides = {"window": world(200, random), "reference": world(300, random)}
+    for name, frame in sides.items():
+        shapes = random.choice([1600 / 2132, 1200 / 1602, 4 / 3], len(frame))
+        frame["brightness"] = shapes.astype(np.float32 if name == side else np.float64)
+    found = column(detect(sides["reference"], sides["window"]), "brightness")
+    assert found.verdict == "NO DRIFT"
+    assert found.effect is not None
+    assert found.effect < 0.15
+
+
 def by_picture(frame: pd.DataFrame, *, known: float) -> pd.DataFrame:
     """The model is surer of a sender the more it knows of it, and says also what it would of the picture alone."""
     alone = np.stack(frame["probabilities"].to_list()).astype(float)

@@ -84,7 +84,7 @@ def test_the_reference_is_the_models_own_answers_on_rows_it_did_not_learn(world:
     frame, trained = read_reference(tracking.fetch_reference(settings, receipt.run_id))
     assert list(frame.columns) == [
         "image_id", "source_id", "captured_at", "split", "label", "predicted", "confidence", "probabilities",
-        "embedding", *STATS,
+        "embedding", "picture_label", "picture_probabilities", *STATS,
     ]  # fmt: skip
     assert set(frame["split"]) == {"val", "golden", "fresh"}
     assert frame["captured_at"].min() >= AS_OF - pd.Timedelta(days=recipe.monitoring.reference_days)
@@ -96,6 +96,10 @@ def test_the_reference_is_the_models_own_answers_on_rows_it_did_not_learn(world:
     answer = model.predict(data.images[:], data.context)
     assert np.stack(fresh["probabilities"]) == pytest.approx(answer.probabilities, abs=1e-5)
     assert np.stack(fresh["embedding"]) == pytest.approx(answer.embedding, abs=1e-4)
+    assert answer.picture_probabilities is not None
+    assert np.stack(fresh["picture_probabilities"]) == pytest.approx(answer.picture_probabilities, abs=1e-5)
+    best = answer.picture_probabilities.argmax(axis=1)
+    assert fresh["picture_label"].tolist() == [recipe.taxonomy.classes[number] for number in best]
     assert fresh["label"].tolist() == [recipe.taxonomy.classes[label] for label in data.labels]
     assert fresh[list(STATS)].to_numpy() == pytest.approx(data.stats)
     assert trained is not None
