@@ -73,6 +73,16 @@ def test_a_quiet_world_trains_nothing(recipe: Recipe, album: Album) -> None:
     assert {day.action for day in played.days} == {"KEEP"}
 
 
+def test_a_window_is_of_as_many_days_as_the_recipe_says(recipe: Recipe, album: Album) -> None:
+    """A day alone has too few photos here; two have enough."""
+    world = make_world(recipe, album, QUIET, 4)
+    most = int(world.photos["day"].value_counts().max())
+    monitoring = recipe.monitoring.model_copy(update={"window_days": 2, "min_rows": most + 1})
+    patient = recipe.model_copy(update={"monitoring": monitoring})
+    played = play(make_world(patient, album, QUIET, 4), QUIET, 4, candidate_of(recipe))
+    assert [day.verdict == "UNKNOWN" for day in played.days] == [True] + [False] * (len(played.days) - 1)
+
+
 def test_a_world_is_dealt_by_its_seed_and_changes_on_its_day_alone(recipe: Recipe, album: Album) -> None:
     one, again, other = (make_world(recipe, album, SUDDEN, seed) for seed in (1, 1, 2))
     assert one.photos.equals(again.photos)

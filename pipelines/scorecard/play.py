@@ -32,7 +32,7 @@ class Day:
     """None before the change: there it is not played."""
     oracle: float | None
     estimated: float | None = None
-    """What the day's own confidences said of `ours` (`monitoring.estimate`)."""
+    """What the window's confidences said (`monitoring.estimate`); a window of one day is of `ours`."""
     foreseen: bool = False
     """Whether they said for sure that `policy.min_loss` or more is lost."""
 
@@ -118,6 +118,7 @@ class _Loop:
 
     def _serve(self, as_of: datetime, drift_from: date | None) -> None:
         self.served.append((as_of, drift_from))
+        self.own: list[pd.DataFrame] = []  # a window holds only photos that this champion answered
         self.fitted = self.trainer.fit(as_of)
         self.reference = self.trainer.reference(self.fitted, as_of, drift_from)
         self.trained = self.trainer.trained(as_of, self.reference["captured_at"].min())
@@ -127,13 +128,15 @@ class _Loop:
 
     def live(self, number: int) -> None:
         day, photos = self.world.days[number], self.world.photos
-        window = self.trainer.answers(self.fitted, self.trainer.of_day(number))
-        right = float((window["predicted"] == window["label"]).mean())
+        today = self.trainer.answers(self.fitted, self.trainer.of_day(number))
+        right = float((today["predicted"] == today["label"]).mean())
         self.answers.append(
-            window[["image_id", "source_id", "captured_at", "confidence"]].assign(
-                label=window["predicted"], predicted_at=end_of(day), model_version=self.champion.version
+            today[["image_id", "source_id", "captured_at", "confidence"]].assign(
+                label=today["predicted"], predicted_at=end_of(day), model_version=self.champion.version
             )
         )
+        self.own.append(today)
+        window = pd.concat(self.own[-self.rules.window_days :], ignore_index=True)
         truth = photos[photos["labelled_at"] <= end_of(day)]
         earlier = self.evidence[::-1]
         frames = Frames(
