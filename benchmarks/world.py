@@ -112,6 +112,7 @@ def make_package(
     from pipelines.data.images import spec_of
     from pipelines.models.fitting import options_of
     from serving.canonical import canonicalise
+    from serving.pictures import STATS
     from training.export import write_package
     from training.models import ModelSpec, build, pixel_statistics
 
@@ -140,6 +141,7 @@ def make_package(
         "name": "resnet", "candidate": "resnet", "kind": candidate.kind, "classes": list(classes),
         "image": {"size": spec.size, "fit": spec.fit}, "image_spec_hash": spec.digest(), "service": SERVICE,
         "service_hash": service_hash(recipe), "context_names": list(names), "context_default": [0.0] * len(names),
+        "stats_names": list(STATS),
         "run_id": run_id, "as_of": as_of.isoformat(), "options": options,
         "parameters": sum(weight.numel() for weight in model.parameters()),
     }  # fmt: skip

@@ -134,9 +134,7 @@ def told_by_picture(frame: pd.DataFrame) -> bool:
 def as_by_picture(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with the answers by the picture alone for their answers."""
     alone = frame[PICTURE_PROBABILITIES]
-    return frame.assign(
-        predicted=frame[PICTURE_LABEL], probabilities=alone, confidence=matrix(alone).max(axis=1, initial=0.0)
-    )
+    return frame.assign(predicted=frame[PICTURE_LABEL], probabilities=alone, confidence=matrix(alone).max(axis=1))
 
 
 def of_new_senders(window: pd.DataFrame, trained: pd.DataFrame | None) -> pd.DataFrame:

@@ -41,6 +41,15 @@ def test_all_rows_come_in_order_and_a_photo_once_by_the_last_file(tmp_path: Path
     assert [row[0] for row in rows["embedding"]] == list(range(500))
 
 
+def test_rows_of_a_file_that_lacks_a_column_have_nothing_there(tmp_path: Path) -> None:
+    """A day that an older Classy scored, beside one of today."""
+    paths = [written(tmp_path / "old", 0, 200), written(tmp_path / "new", 200, 100)]
+    pd.read_parquet(paths[1]).assign(picture_label="cat").to_parquet(paths[1])
+    for order in (paths, paths[::-1]):
+        rows = read_choice(order, most=1_000)
+        assert rows["picture_label"].isna().tolist() == [True] * 200 + [False] * 100
+
+
 def test_older_photos_are_left_out(tmp_path: Path) -> None:
     rows = read_choice([written(tmp_path / "a", 0, 300)], most=1_000, keep=since(250))
     assert rows["image_id"].tolist() == [f"p{n:05d}" for n in range(250, 300)]

@@ -91,6 +91,20 @@ def test_a_call_for_a_contender_is_recorded_with_its_evidence(settings: Settings
     assert row["as_of"] == end_of(DAY)
 
 
+def test_an_incident_is_since_the_day_on_which_its_drift_began_anew(settings: Settings, recipe: Recipe) -> None:
+    """A harmless drift opened it; what costs accuracy came three days later."""
+    store, anew = open_store(settings.database_url), DAY + timedelta(days=3)
+    first = decide_on(settings, recipe, 0)
+    judge(store, "retrain-2026-03-10", "INSUFFICIENT DATA")
+    told = decide_on(settings, recipe, 4, drift_since=str(anew), drift_anew=True, labels_known=9_000)
+    assert (told.action, told.incident, told.drift_from) == ("RETRAIN", first.incident, str(anew))
+    judge(store, "retrain-2026-03-14", "PROMOTE")
+    decide_on(settings, recipe, 5, **QUIET)
+    row = store.decision("monitor-2026-03-15")
+    assert row is not None
+    assert row["evidence"]["evidence"]["incident_since"] == str(anew), "a follow-up learns from no day before it"
+
+
 def test_the_first_decision_stays(settings: Settings, recipe: Recipe) -> None:
     first = decide_on(settings, recipe, 0)
     assert decide_on(settings, recipe, 0, verdict="NO DRIFT") == first
