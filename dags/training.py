@@ -72,6 +72,13 @@ NAMES = [candidate.name for candidate in RECIPE.candidates]
             title="Window, days",
             description="How far back the training set reaches. Empty: the recipe's.",
         ),
+        "drift_from": Param(
+            "",
+            type="string",
+            title="Changed since",
+            description="The day from which on photos are of a changed world, such as 2026-03-04: their rows decide the "
+            "judgement, and count more in training where the recipe says so. Empty: nothing has changed.",
+        ),
         "candidates": Param(
             NAMES,
             type="array",
@@ -120,10 +127,11 @@ def training() -> None:
 
         asked = extras(RETRAIN)
         # Several requests may ride on one run; they are one question, asked last.
-        request = {"as_of": params["as_of"], "reason": params["reason"], **(asked[-1] if asked else {})}
+        form = {name: params[name] for name in ("as_of", "drift_from", "reason")}
+        request = {**form, **(asked[-1] if asked else {})}
         run_key = request.get("run_key") or dag_run.run_id
         as_of = as_utc(request["as_of"]) if request["as_of"] else newest_as_of(SETTINGS)
-        since = as_day(request["drift_from"]) if request.get("drift_from") else None
+        since = as_day(request["drift_from"]) if request["drift_from"] else None
         receipt = run_step("snapshot", as_of=as_of, window_days=params["window_days"], drift_from=since)
         skip_unless(receipt["ok"], f"not enough to learn from: {'; '.join(receipt['reasons'])}")
         return {**receipt, "run_key": run_key, "reason": request["reason"]}

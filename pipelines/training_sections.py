@@ -10,6 +10,9 @@ from pipelines.sections import Section
 class CandidateBase(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     seed: int = 7
+    drift_weight: float = Field(default=1.0, ge=1, le=100)
+    """How many times as much as another a row counts that was captured since the drift that asked for the training. A
+    network sees it so many times as often. Where no drift asked, all rows count alike."""
 
 
 class SklearnCandidate(CandidateBase):
@@ -37,8 +40,6 @@ class NetworkCandidate(CandidateBase):
     """Mirror training photos at random; not for digits."""
     shift: float = Field(default=0.08, ge=0, le=0.5)
     """Random shift, as a share of the side."""
-    recent_weight: float = Field(default=1.0, ge=1)
-    """How many times as often a row of the last `snapshot.fresh_days` is drawn."""
     patience: int = Field(default=0, ge=0)
     """Stop after so many epochs without a better validation loss; 0: never."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -82,7 +82,7 @@ def test_every_dag_explains_itself_and_every_task_retries_in_bounds(parsed: dict
 
 
 def test_the_forms_ask_what_the_docs_promise(parsed: dict) -> None:
-    form = {"as_of", "window_days", "candidates", "epochs", "budget_minutes", "approval", "reason"}
+    form = {"as_of", "window_days", "drift_from", "candidates", "epochs", "budget_minutes", "approval", "reason"}
     assert set(parsed["dags"]["classy_training"]["params"]) == form
     assert set(parsed["dags"]["classy_rollback"]["params"]) == {"to", "reason"}
 

@@ -4,8 +4,10 @@ import json
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -13,6 +15,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from pipelines import train
+from pipelines.data.snapshots import read_snapshot
 from pipelines.errors import ClassyError
 from pipelines.models import fitting, tracking
 from pipelines.models.runs import RunBook
@@ -141,6 +144,28 @@ def test_the_baseline_is_a_run_like_any_other(settings: Settings, recipe: Recipe
     receipt = fit_step(settings, recipe, snapshot, "baseline")
     assert receipt.val["accuracy"] > 0.8
     assert (receipt.epochs, receipt.stopped_by) == (1, "epochs")
+
+
+@pytest.mark.parametrize("name", ["baseline", "resnet"])
+def test_rows_since_the_drift_that_asked_count_more(
+    settings: Settings, recipe: Recipe, snapshot: str, tmp_path: Path, name: str
+) -> None:
+    """Without a drift the weight changes nothing."""
+    data = read_snapshot(settings, snapshot)
+    day = str(np.sort(data.split("train").captured_at)[len(data.split("train")) // 2].astype("datetime64[D]"))
+    weighted = recipe.candidate(name).model_copy(update={"drift_weight": 3.0})
+    found = {}
+    for drift_from in (None, day):
+        for candidate in (recipe.candidate(name), weighted):
+            asked = replace(data, meta={**data.meta, "drift_from": drift_from})
+            planned = fitting.plan(settings, recipe, candidate, asked)
+            assert planned.parameters()["drift_from"] == (drift_from or "")
+            key = (drift_from, candidate.drift_weight)
+            fitted = fitting.fit(planned, asked, tmp_path / f"{key}", on_epoch=lambda epoch: None)
+            found[key] = fitted.model.head.classes.weight
+    assert torch.equal(found[None, 1.0], found[None, 3.0])
+    assert torch.equal(found[None, 1.0], found[day, 1.0])
+    assert not torch.allclose(found[day, 1.0], found[day, 3.0], atol=1e-4)
 
 
 def test_twice_trains_once(settings: Settings, recipe: Recipe, snapshot: str) -> None:

@@ -17,11 +17,22 @@ UNSEEN_LOGIT = -20.0
 ITERATIONS = 2000
 
 
-def fit_baseline(spec: ModelSpec, train: Split, *, c: float, seed: int, batch: int = 512) -> Classifier:
+def fit_baseline(
+    spec: ModelSpec,
+    train: Split,
+    *,
+    c: float,
+    seed: int,
+    recent_weight: float = 1.0,
+    recent_since: str | None = None,
+    batch: int = 512,
+) -> Classifier:
     """Fit on the rows of `train`; the module gives the same logits as scikit-learn's model.
 
     Args:
         c: inverse of the regularisation.
+        recent_weight: how much more a row captured since `recent_since` (ISO 8601, UTC) weighs than another. The mean
+            weight is 1, so that `c` means the same.
 
     Raises:
         ValueError: fewer than two classes have rows.
@@ -31,9 +42,11 @@ def fit_baseline(spec: ModelSpec, train: Split, *, c: float, seed: int, batch: i
     rows = np.concatenate([_features(model, images, context) for images, context, _ in train.batches(batch)])
     if len(np.unique(train.labels)) < 2:
         raise ValueError(f"training rows of one class only, {len(train)} of them: nothing to tell apart")
+    weights = np.where(train.since(recent_since), recent_weight, 1.0)
     # Its matrices are small: BLAS threads would wait for each other most of the time.
     with threadpool_limits(1, user_api="blas"):
-        regression = LogisticRegression(C=c, max_iter=ITERATIONS, random_state=seed).fit(rows, train.labels)
+        regression = LogisticRegression(C=c, max_iter=ITERATIONS, random_state=seed)
+        regression.fit(rows, train.labels, sample_weight=weights / weights.mean())
     weight = np.zeros((spec.classes, rows.shape[1]), np.float32)
     bias = np.full(spec.classes, UNSEEN_LOGIT, np.float32)
     if len(regression.classes_) == 2:

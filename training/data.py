@@ -49,6 +49,10 @@ class Split:
             **{name: getattr(self, name)[where] for name in self.__slots__ if name != "images"},
         )
 
+    def since(self, moment: str | None) -> NDArray[np.bool_]:
+        """Which rows were captured at `moment` (ISO 8601, UTC, no offset) or after it, [N]; None: none of them."""
+        return np.zeros(len(self), bool) if moment is None else self.captured_at >= np.datetime64(moment)
+
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]]:
         """Images, context and labels of `size` rows at a time, in order; the last may be smaller."""
         for start in range(0, len(self), size):

@@ -107,8 +107,7 @@ class Fit:
         self.val_share = val.take(np.arange(len(val))[share.of(len(val))])
         self.stepper = Stepper(model, options, device, workers)
         self.source = source or make_input("shards", train, device)
-        since = np.datetime64(options.recent_since) if options.recent_since else None
-        self.recent = np.zeros(len(train), bool) if since is None else train.captured_at >= since
+        self.recent = train.since(options.recent_since)
         self.progress = Progress(schedule=Schedule.of(options.epochs))
         self.watch = Watch(device)
         self.images = self.steps = 0

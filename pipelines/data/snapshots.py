@@ -87,8 +87,7 @@ def collect(
     else:
         said = golden[golden["labelled_at"] <= as_of].set_index("image_id")[["label", "labelled_at"]]
         labels = pd.concat([labels[~labels.index.isin(frozen)], said])
-    since = None if drift_from is None else datetime.combine(drift_from, time(), UTC)
-    photos["split"] = assign(photos, frozen, as_of=as_of, spec=recipe.snapshot, fresh_from=since)
+    photos["split"] = assign(photos, frozen, as_of=as_of, spec=recipe.snapshot, drift_from=drift_from)
     photos = photos.join(labels, on="image_id")
     rows = photos[photos["label"].notna() & (photos["split"] != "")].reset_index(drop=True)
     position = {name: index for index, name in enumerate(recipe.taxonomy.classes)}

@@ -10,10 +10,11 @@ snapshot, the fresh ones are the newest. No row of any split lies after `as_of`.
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import pandas as pd
 
+from monitoring.days import start_of
 from pipelines.sections import Snapshot
 from training.data import SPLITS
 
@@ -47,19 +48,19 @@ def sides(photos: pd.DataFrame, spec: Snapshot, *, held: Iterable[str] = ()) -> 
 
 
 def assign(
-    photos: pd.DataFrame, golden: Iterable[str], *, as_of: datetime, spec: Snapshot, fresh_from: datetime | None = None
+    photos: pd.DataFrame, golden: Iterable[str], *, as_of: datetime, spec: Snapshot, drift_from: date | None = None
 ) -> pd.Series:
     """The split of each photo: train, val, golden, fresh, or "" for one that is left out.
 
     Args:
         photos: image_id, source_id, group_id, captured_at (aware UTC, all before `as_of`).
         golden: image_ids of the frozen rows; where there are none yet, those that `freeze` would take.
-        fresh_from: where the fresh rows begin, if that is earlier than `fresh_days` before `as_of`.
+        drift_from: the day that a drift began which asks for these rows: the fresh ones begin then, if not before.
     """
     frozen = photos["image_id"].isin(set(golden))
     side = sides(photos, spec, held=photos.loc[frozen, "source_id"])
     start = as_of - timedelta(days=spec.fresh_days)
-    fresh = photos["captured_at"] >= (start if fresh_from is None else min(start, fresh_from))
+    fresh = photos["captured_at"] >= (start if drift_from is None else min(start, start_of(drift_from)))
     split = pd.Series("", index=photos.index, dtype=object)
     split[side == "train"] = "train"
     split[side == "val"] = "val"

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ class Plan:
 
     candidate: Candidate
     spec: ModelSpec
+    drift_from: str | None
+    """The day from which on rows count `drift_weight` times; None: all count alike."""
     options: FitOptions | None
     """None for a baseline, which has no epochs."""
     input: Input
@@ -51,6 +52,7 @@ class Plan:
         """Every value that was used, for the run."""
         return {
             **self.candidate.model_dump(mode="json"),
+            "drift_from": self.drift_from or "",
             "device": self.device.type,
             "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "precision": self.precision,
@@ -126,13 +128,15 @@ def plan(
         size=int(data.meta["size"]),
         options=options_of(candidate, int(data.meta["size"])),
     )
+    drift_from = data.meta.get("drift_from")
     precision, options = "float32", None
     if isinstance(candidate, NetworkCandidate):
         precision = pick_precision(candidate.precision, device)
-        options = _fit_options(recipe, candidate, data, precision)
+        options = _fit_options(candidate, data, precision)
     return Plan(
         candidate=candidate,
         spec=spec,
+        drift_from=drift_from,
         options=options,
         input=recipe.input,
         budget=budget_of(recipe, device, minutes, seat.world),
@@ -165,15 +169,14 @@ def options_of(candidate: Candidate, size: int) -> dict[str, Any]:
     return {**options, "pixels": "caffe"} if candidate.pixels == "caffe" else options
 
 
-def _fit_options(recipe: Recipe, candidate: NetworkCandidate, data: SnapshotData, precision: str) -> FitOptions:
-    fresh = datetime.fromisoformat(data.meta["as_of"]) - timedelta(days=recipe.snapshot.fresh_days)
+def _fit_options(candidate: NetworkCandidate, data: SnapshotData, precision: str) -> FitOptions:
     same = (
         "name", "seed", "epochs", "batch", "lr", "weight_decay", "label_smoothing", "flip", "shift", "ema", "compile",
     )  # fmt: skip
     return FitOptions(
         **{field: getattr(candidate, field) for field in same},
-        recent_weight=candidate.recent_weight,
-        recent_since=fresh.replace(tzinfo=None).isoformat(),
+        recent_weight=candidate.drift_weight,
+        recent_since=data.meta.get("drift_from"),
         patience=candidate.patience,
         progressive=getattr(candidate, "progressive", 1.0),
         precision=precision,  # type: ignore[arg-type]
@@ -242,7 +245,14 @@ def _fit_baseline(planned: Plan, train: Split, val: Split) -> Outcome:
     if not isinstance(candidate, SklearnCandidate):
         raise TypeError(f"{candidate.name}: is no baseline")
     started = time.perf_counter()
-    model = fit_baseline(planned.spec, train, c=candidate.c, seed=candidate.seed)
+    model = fit_baseline(
+        planned.spec,
+        train,
+        c=candidate.c,
+        seed=candidate.seed,
+        recent_weight=candidate.drift_weight,
+        recent_since=planned.drift_from,
+    )
     seconds = time.perf_counter() - started
     temperature, figures = _calibrated(model, val, planned.device)
     return Outcome(

@@ -13,8 +13,11 @@ from monitoring.tallies import tally
 from monitoring.watch import Champion, Frames, detect, earliest, watch
 from monitoring.weighing import gather, stored
 from pipelines.models.watching import watching_of
-from pipelines.scorecard.training import Fitted, Trainer, accuracy
+from pipelines.scorecard.training import Trainer, accuracy
 from pipelines.scorecard.worlds import Change, World
+
+Made = tuple[datetime, date | None]
+"""A model, by what its rows were known by and the drift that asked for it, if one did."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +63,7 @@ def play(world: World, change: Change, seed: int, candidate: Any) -> Played:
     loop = _Loop(world, Trainer(world=world, candidate=candidate))
     for number in range(world.first_live, len(world.days)):
         loop.live(number)
-    others = _Others(loop.trainer, end_of(world.days[world.first_live - 1]))
+    others = _Others(loop)
     days = tuple(_day(world, others, loop, number) for number in range(world.first_live, len(world.days)))
     return Played(
         recipe=world.recipe.name,
@@ -109,7 +112,8 @@ class _Loop:
         self.decisions: list[dict[str, Any]] = []
         self.answers: list[pd.DataFrame] = []
         self.generation = 0
-        self.served: list[tuple[datetime, date | None]] = []
+        self.served: list[Made] = []
+        self.contenders: list[Made] = []
         self._serve(end_of(world.days[world.first_live - 1]), None)
 
     def _roll_back(self) -> None:
@@ -119,7 +123,7 @@ class _Loop:
     def _serve(self, as_of: datetime, drift_from: date | None) -> None:
         self.served.append((as_of, drift_from))
         self.own: list[pd.DataFrame] = []  # a window holds only photos that this champion answered
-        self.fitted = self.trainer.fit(as_of)
+        self.fitted = self.trainer.fit(as_of, drift_from)
         self.reference = self.trainer.reference(self.fitted, as_of, drift_from)
         self.trained = self.trainer.trained(as_of, self.reference["captured_at"].min())
         self.generation += 1
@@ -174,7 +178,8 @@ class _Loop:
 
     def _retrain(self, day: date, drift_from: date | None) -> None:
         as_of = end_of(day)
-        contender = self.trainer.fit(as_of)
+        contender = self.trainer.fit(as_of, drift_from)
+        self.contenders.append((as_of, drift_from))
         self.seconds += contender.seconds
         verdict = self.trainer.verdict(contender, self.fitted, as_of, drift_from)
         self._row("judge", day, verdict, f"retrain-{day}")
@@ -186,26 +191,24 @@ class _Loop:
 class _Others:
     """Those that ours is compared with, on the days after the change."""
 
-    def __init__(self, trainer: Trainer, first: datetime) -> None:
-        self.trainer, self.first = trainer, trainer.fit(first)
-        self.seconds = 0.0
-        self._made: dict[int, Fitted] = {}
-        self.of = cache(lambda made, number: accuracy(trainer, self._model(made), number))
+    def __init__(self, loop: _Loop) -> None:
+        self.trainer, self.days = loop.trainer, loop.world.days
+        self.first, self.contenders = loop.served[0], loop.contenders
+        self._right = cache(lambda model, number: accuracy(self.trainer, self.trainer.fit(*model), number))
+        self._evenings: set[Made] = set()
 
-    def _model(self, made: int | None) -> Fitted:
-        """The model of the end of a day; None: the first champion."""
-        if made is None:
-            return self.first
-        if made not in self._made:
-            self._made[made] = self.trainer.fit(end_of(self.trainer.world.days[made]))
-            self.seconds += self._made[made].seconds
-        return self._made[made]
+    @property
+    def seconds(self) -> float:
+        """What the retrainings of every day took, of the days that were asked about."""
+        return sum(self.trainer.fit(*model).seconds for model in self._evenings)
 
     def first_on(self, number: int) -> float:
-        return self.of(None, number)
+        return self._right(self.first, number)
 
     def on(self, number: int, changed_on: int) -> tuple[float, float]:
-        """Accuracy on a day of the model of the evening before, and of the best of all that there could be by then."""
-        made = range(changed_on, number)
-        best = max([self.of(None, number), *(self.of(one, number) for one in made)])
-        return self.of(number - 1, number), best
+        """Accuracy on a day of the model of the evening before, and of the best of all that there were by then."""
+        evenings = [(end_of(day), None) for day in self.days[changed_on:number]]
+        self._evenings.update(evenings)
+        ours = [model for model in self.contenders if model[0] <= evenings[-1][0]]
+        best = max(self._right(model, number) for model in [self.first, *evenings, *ours])
+        return self._right(evenings[-1], number), best

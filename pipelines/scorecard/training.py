@@ -51,8 +51,7 @@ class Trainer:
     world: World
     candidate: SklearnCandidate
     golden: frozenset[str] | None = None
-    _fitted: dict[datetime, Fitted] = field(default_factory=dict)
-    _answers: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = field(default_factory=dict)
+    _fitted: dict[tuple[datetime, date | None], Fitted] = field(default_factory=dict)
 
     def rows(self, as_of: datetime, drift_from: date | None = None) -> pd.Series:
         """The split of each photo that a snapshot at `as_of` takes, "" for the others; index is the world's."""
@@ -63,13 +62,13 @@ class Trainer:
         if self.golden is None:
             self.golden = frozenset(splits.freeze(photos[inside & recent & known], as_of=as_of, spec=spec))
         there = photos[inside & (recent | photos["image_id"].isin(self.golden))]
-        since = None if drift_from is None else start_of(drift_from)
-        assigned = splits.assign(there, self.golden, as_of=as_of, spec=spec, fresh_from=since)
+        assigned = splits.assign(there, self.golden, as_of=as_of, spec=spec, drift_from=drift_from)
         return assigned[known.loc[there.index]].reindex(photos.index, fill_value="")
 
-    def fit(self, as_of: datetime) -> Fitted:
+    def fit(self, as_of: datetime, drift_from: date | None = None) -> Fitted:
         """The candidate on what was known at `as_of`, calibrated on validation rows."""
-        if as_of not in self._fitted:
+        key = as_of, drift_from
+        if key not in self._fitted:
             assigned, recipe = self.rows(as_of), self.world.recipe
             spec = ModelSpec(
                 kind=self.candidate.kind,
@@ -80,11 +79,18 @@ class Trainer:
             )
             train, val = (self.split(np.flatnonzero(assigned == name)) for name in ("train", "val"))
             started = time.process_time()
-            model = fit_baseline(spec, train, c=self.candidate.c, seed=self.candidate.seed)
+            model = fit_baseline(
+                spec,
+                train,
+                c=self.candidate.c,
+                seed=self.candidate.seed,
+                recent_weight=self.candidate.drift_weight,
+                recent_since=None if drift_from is None else str(drift_from),
+            )
             seconds = time.process_time() - started
             temperature = fit_temperature(logits_of(model, val, CPU)[0], val.labels)
-            self._fitted[as_of] = Fitted(model=model, temperature=temperature, seconds=seconds)
-        return self._fitted[as_of]
+            self._fitted[key] = Fitted(model=model, temperature=temperature, seconds=seconds)
+        return self._fitted[key]
 
     def split(self, where: NDArray[np.integer]) -> Split:
         """The world's photos at these positions, as a training reads them."""
