@@ -1,6 +1,6 @@
 """How often unchanged windows are called drift: ours, as recipes decide, and Evidently's defaults on the same windows.
 
-    python -m benchmarks.bench_alarms [--recipe digits-month] [--worlds 1000] [--processes 2]
+    python -m benchmarks.bench_alarms [--recipe digits-month] [--worlds 100] [--windows 4] [--processes 2]
 
 Worlds are the scorecard's quiet ones: a first champion is fitted, and windows are drawn from the days after. The
 nominal rate is set to 5% a window and no least effect is asked for, so that the test's own rate shows; beside it stands
@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from benchmarks.record import Row, record
 from monitoring import drift
@@ -50,17 +52,18 @@ QUIET = Change(kind="quiet", name="nothing")
 Told = dict[str, Any]
 
 
-def measure(recipe: Recipe, *, seeds: range, processes: int, peers: int) -> list[Told]:
-    """The alarms of each way to draw and size; the first `peers` of the worlds are shown to Evidently too."""
+def measure(recipe: Recipe, *, seeds: range, windows: int, processes: int, peers: int) -> list[Told]:
+    """The alarms of each way to draw and size; the first windows of `peers` worlds are shown to Evidently too."""
     with TemporaryDirectory(prefix="classy-alarms-") as name:
         make_album(load_settings(), recipe, (), Path(name))
-        work = partial(_world, recipe=recipe, folder=Path(name), shown=seeds[:peers])
+        work = partial(_world, recipe=recipe, folder=Path(name), windows=windows, shown=seeds[:peers])
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found = [one for several in pool.map(work, seeds) for one in several]
+            worlds = tqdm(pool.map(work, seeds), total=len(seeds), desc="worlds", unit="world", disable=None)
+            found = [one for several in worlds for one in several]
     return found
 
 
-def _world(seed: int, *, recipe: Recipe, folder: Path, shown: range) -> list[Told]:
+def _world(seed: int, *, recipe: Recipe, folder: Path, windows: int, shown: range) -> list[Told]:
     torch.set_num_threads(1)
     world = make_world(recipe, open_album(folder, ()), QUIET, seed)
     trainer, as_of = Trainer(world=world, candidate=candidate_of(recipe)), end_of(world.days[world.first_live - 1])
@@ -69,14 +72,13 @@ def _world(seed: int, *, recipe: Recipe, folder: Path, shown: range) -> list[Tol
     trained = trainer.trained(as_of, reference["captured_at"].min())
     live = trainer.answers(fitted, np.flatnonzero(world.photos["day"].to_numpy() >= world.first_live))
     found = []
-    for draw in DRAWS:
-        for size in SIZES:
-            random = np.random.default_rng((seed, size, DRAWS.index(draw)))
-            sides = _drawn(draw, size, live, reference, trained, random)
-            told = _told(recipe, *sides, seed, evidently=seed in shown and draw != "senders")
-            if draw == "world":
-                told["blind"] = _detect(recipe, *sides[:2], None, seed).verdict
-            found.append({"draw": draw, "size": size, **told})
+    for draw, size, number in product(DRAWS, SIZES, range(windows)):
+        random = np.random.default_rng((seed, size, DRAWS.index(draw), number))
+        sides = _drawn(draw, size, live, reference, trained, random)
+        told = _told(recipe, *sides, seed, evidently=seed in shown and number == 0 and draw != "senders")
+        if draw == "world":
+            told["blind"] = _detect(recipe, *sides[:2], None, seed).verdict
+        found.append({"draw": draw, "size": size, **told})
     return found
 
 
@@ -214,14 +216,15 @@ def rows_of(recipe: str, found: list[Told]) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="digits-month")
-    parser.add_argument("--worlds", type=int, default=1000)
+    parser.add_argument("--worlds", type=int, default=100)
+    parser.add_argument("--windows", type=int, default=4, help="of each way to draw and size, a world")
     parser.add_argument("--first", type=int, default=0, help="seed of the first world")
-    parser.add_argument("--peers", type=int, default=100, help="worlds whose windows Evidently is shown too")
+    parser.add_argument("--peers", type=int, default=30, help="worlds of which Evidently is shown a window of each size too")
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     recipe = load_recipe(asked.recipe)
     seeds = range(asked.first, asked.first + asked.worlds)
-    found = measure(recipe, seeds=seeds, processes=asked.processes, peers=asked.peers)
+    found = measure(recipe, seeds=seeds, windows=asked.windows, processes=asked.processes, peers=asked.peers)
     record("alarms", list(rows_of(recipe.name, found)), beside=True)
     show(list(table(found)), False)
 

@@ -377,7 +377,7 @@ def test_a_planted_regression_is_held_and_production_stays(told: Told) -> None:
 
 def test_a_person_rejects_with_a_note_in_airflow_and_production_stays(told: Told) -> None:
     before = told.store.generations()
-    refused = train_by_hand(told, "refused")
+    refused = train_by_hand(told, "refused", drift_from=told.summary.drift_from)
     wait(told, refused.was_read, "the question")
     answer_on_the_page(told, refused, "Reject", "not in the week before Christmas")
     settle(told, "the rejected contender")
@@ -390,10 +390,12 @@ def test_a_person_rejects_with_a_note_in_airflow_and_production_stays(told: Told
 
 
 def test_a_tag_in_mlflow_resumes_the_waiting_run_and_promotes(told: Told) -> None:
-    tagged = train_by_hand(told, "tagged")
+    tagged = train_by_hand(told, "tagged", drift_from=told.summary.drift_from)
     wait(told, tagged.was_read, "the question")
     mlflow = MlflowClient(told.stage.stack.mlflow_url, told.stage.stack.mlflow_url)
-    version = judgement.of_decision(told.store.decision("judge-tagged"))["contender"]["version"]
+    found = judgement.of_decision(told.store.decision("judge-tagged"))
+    assert found["snapshot"]["drift_from"] == told.summary.drift_from, "a person's word counts like the monitor's"
+    version = found["contender"]["version"]
     for key, value in {"approval_by": "Grace Hopper", "approval_note": "seen", "approval": "Approved"}.items():
         mlflow.set_model_version_tag("classy", version, key, value)
     settle(told, "the approved contender")
