@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=100)
     parser.add_argument("--windows", type=int, default=4, help="of each way to draw and size, a world")
     parser.add_argument("--first", type=int, default=0, help="seed of the first world")
-    parser.add_argument("--peers", type=int, default=30, help="worlds of which Evidently is shown a window of each size too")
+    parser.add_argument("--peers", type=int, default=30, help="worlds of which Evidently is shown a window a size")
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     recipe = load_recipe(asked.recipe)
