@@ -190,7 +190,7 @@ export function health(evidence) {
   const rows = evidence?.health;
   if (!rows?.length) return null;
   const bad = { BAD: 0, UNKNOWN: 1, OK: 2 };
-  return section("The service", "", table("Health of the service", ["What", "State", "Value", "Why"],
+  return section("The service", "whole-row", table("Health of the service", ["What", "State", "Value", "Why"],
     [...rows].sort((one, other) => bad[one.state] - bad[other.state]).map(one => [
       named(one.name), chip(one.state), one.value === null ? "–" : `${number(one.value)}${one.unit ? ` ${one.unit}` : ""}`, one.sentence])));
 }
