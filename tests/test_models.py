@@ -160,7 +160,7 @@ def test_the_linear_module_gives_scikit_learns_probabilities(classes: int) -> No
 
 
 def test_a_recent_row_counts_as_if_it_had_come_so_many_times() -> None:
-    """Pictures are inverted from March on: to a quarter of the rows that is too little to be learnt from unweighted."""
+    """Pictures are inverted from March on, in 120 rows of 400: too few to be learnt from as they are."""
     rows, later = split(400), split(200, start=500)
     new = np.arange(400) >= 280
     inverted = np.where(new[:, None, None, None], 255 - rows.images[:], rows.images[:])
